@@ -13,7 +13,6 @@ import (
 	_ "github.com/dustin/go-humanize"
 	_ "github.com/klauspost/compress/zstd"
 	_ "github.com/prometheus/client_golang/prometheus"
-	_ "github.com/ulikunitz/xz"
 	_ "go.uber.org/zap"
 	_ "golang.org/x/net/http2"
 	_ "golang.org/x/sync/errgroup"
