@@ -56,6 +56,7 @@ type Cache struct {
 		flights map[string]*flight
 		landed  uint64 // flights that have ended
 		forgets uint64 // calls of Forget
+		started bool
 		closing bool
 	}
 }
@@ -79,13 +80,14 @@ func (c *Cache) start() {
 	c.mu.Lock()
 	limits, closing := c.mu.limits, c.mu.closing
 	if !closing {
+		c.mu.started = true
 		c.work.Add(1)
 	}
 	c.mu.Unlock()
 	if closing {
 		return
 	}
-	c.memory.open(limits.Memory, c.log)
+	c.setMemory(limits.Memory)
 	if c.dir == "" || c.openDisk() {
 		c.work.Done()
 		return
@@ -126,12 +128,22 @@ func (c *Cache) openDisk() bool {
 	return true
 }
 
-// SetLimits changes the limits of the tiers while they are in use.
+func (c *Cache) setMemory(limit int64) {
+	if err := c.memory.setLimit(limit); err != nil {
+		c.log.Error("serving without the memory tier", "error", err)
+	}
+}
+
+// SetLimits changes the limits of the tiers, in use or not yet started.
 func (c *Cache) SetLimits(limits Limits) {
 	c.mu.Lock()
 	c.mu.limits = limits
+	started := c.mu.started
 	c.mu.Unlock()
-	c.memory.setLimit(limits.Memory)
+	if !started {
+		return
+	}
+	c.setMemory(limits.Memory)
 	if tier := c.disk.Load(); tier != nil {
 		tier.SetLimits(limits.Disk)
 	}
@@ -152,7 +164,7 @@ func (c *Cache) Close() error {
 	}
 	c.started.Do(func() {}) // not any more
 	c.work.Wait()
-	c.memory.close()
+	c.setMemory(0)
 	if tier := c.disk.Swap(nil); tier != nil {
 		return tier.Close()
 	}

@@ -167,7 +167,7 @@ func (n *Namespace) storeSmall(f *flight, p nix.CachePath, key string) {
 		}
 	}
 	if err != nil {
-		n.cache.log.Warn("not stored on disk", "path", p.String(), "error", err)
+		n.log.Warn("not stored on disk", "path", p.String(), "error", err)
 	}
 }
 
@@ -183,15 +183,15 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 	file, err := n.cache.disk.Load().Create(key, info.Size)
 	if err != nil {
 		body.Close()
-		n.cache.log.Warn("passed through, not stored", "path", p.String(), "bytes", info.Size, "error", err)
+		n.log.Warn("passed through, not stored", "path", p.String(), "bytes", info.Size, "error", err)
 		n.refuse(f, p, key, errNotStorable)
 		return
 	}
 	f.fill = newFill(n, p, info, file, first)
 	close(f.ready)
 
-	n.counters.FillsInFlight.Add(1)
-	defer n.counters.FillsInFlight.Add(-1)
+	n.counters.InFlight.Add(1)
+	defer n.counters.InFlight.Add(-1)
 	err = f.fill.run(ctx, body)
 	if err == nil {
 		err = file.Commit("", n.cache.admit(f))
@@ -215,14 +215,14 @@ func (n *Namespace) count(p nix.CachePath, err error) {
 	var damaged *DamagedError
 	switch {
 	case err == nil:
-		n.counters.Stored.Add(1)
+		n.counters.stored.Add(1)
 		return
 	case errors.As(err, &damaged):
-		n.counters.Mismatched.Add(1)
+		n.counters.mismatched.Add(1)
 	default:
-		n.counters.Failed.Add(1)
+		n.counters.failed.Add(1)
 	}
-	n.cache.log.Error("fill failed: nothing stored", "path", p.String(), "error", err)
+	n.log.Error("fill failed: nothing stored", "path", p.String(), "error", err)
 }
 
 // admit tells the disk tier whether what the flight brought is still wanted.

@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"log/slog"
 	"sync"
 
 	"github.com/dgraph-io/ristretto/v2"
@@ -22,7 +21,7 @@ type small struct {
 //
 // A zero memory is closed: it holds nothing.
 type memory struct {
-	mu    sync.RWMutex // held for writing by open and close only: ristretto panics if it is closed while in use
+	mu    sync.RWMutex // held for writing by setLimit only: ristretto panics if it is closed while in use
 	cache *ristretto.Cache[string, *small]
 }
 
@@ -31,29 +30,33 @@ const (
 	smallTypical  = 1300 // bytes in all of a typical narinfo's entry
 )
 
-func (m *memory) open(limit int64, log *slog.Logger) {
-	if limit <= 0 {
-		return
+// setLimit changes the limit; 0 closes the tier.
+func (m *memory) setLimit(limit int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case limit <= 0:
+		m.closeLocked()
+	case m.cache != nil:
+		m.cache.UpdateMaxCost(limit)
+	default:
+		return m.openLocked(limit)
 	}
-	cache, err := ristretto.NewCache(&ristretto.Config[string, *small]{
+	return nil
+}
+
+func (m *memory) openLocked(limit int64) (err error) {
+	m.cache, err = ristretto.NewCache(&ristretto.Config[string, *small]{
 		NumCounters:        max(10*limit/smallTypical, 1000),
 		MaxCost:            limit,
 		BufferItems:        64,
 		Metrics:            true,
 		IgnoreInternalCost: true,
 	})
-	if err != nil {
-		log.Error("serving without the memory tier", "error", err)
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.cache = cache
+	return err
 }
 
-func (m *memory) close() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+func (m *memory) closeLocked() {
 	if m.cache != nil {
 		m.cache.Close()
 		m.cache = nil
@@ -93,16 +96,6 @@ func (m *memory) forget(key string) {
 	if m.cache != nil {
 		m.cache.Del(key)
 		m.cache.Wait()
-	}
-}
-
-// setLimit is for a tier that is on and stays on; to turn it on or off takes a
-// new cache.
-func (m *memory) setLimit(limit int64) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if m.cache != nil && limit > 0 {
-		m.cache.UpdateMaxCost(limit)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -29,14 +30,25 @@ type Policy struct {
 	Parallel int
 }
 
-// Counters are a namespace's totals. They are the caller's, so that they
+// Counters count a namespace's fills. They are the caller's, so that they
 // outlive the namespace.
 type Counters struct {
-	FillsInFlight atomic.Int64
-	Stored        atomic.Uint64 // fills that ended in a stored file
-	Failed        atomic.Uint64 // fills that the origin or the disk broke
-	Mismatched    atomic.Uint64 // fills whose bytes were not what the name says
-	Bypassed      atomic.Uint64 // files passed through since they could not be stored
+	InFlight atomic.Int64
+
+	stored     atomic.Uint64
+	failed     atomic.Uint64 // broken by the origin or the disk
+	mismatched atomic.Uint64 // the bytes were not what the name says
+	bypassed   atomic.Uint64 // passed through, since it could not be stored
+}
+
+// Outcomes returns how many fills have ended, by how.
+func (c *Counters) Outcomes() map[string]uint64 {
+	return map[string]uint64{
+		"stored":   c.stored.Load(),
+		"failed":   c.failed.Load(),
+		"mismatch": c.mismatched.Load(),
+		"bypass":   c.bypassed.Load(),
+	}
 }
 
 // Namespace is one origin's part of a cache. It is cheap to make.
@@ -46,13 +58,14 @@ type Namespace struct {
 	origin   origin.Reader
 	policy   Policy
 	counters *Counters
+	log      *slog.Logger
 }
 
 // Namespace returns the part of the cache that belongs to the origin that id
 // identifies: equal ids share what is stored, different ones nothing.
-func (c *Cache) Namespace(id string, o origin.Reader, policy Policy, counters *Counters) *Namespace {
+func (c *Cache) Namespace(id string, o origin.Reader, policy Policy, counters *Counters, log *slog.Logger) *Namespace {
 	sum := sha256.Sum256([]byte(id))
-	return &Namespace{cache: c, prefix: nix.EncodeBase32(sum[:5]) + "-", origin: o, policy: policy, counters: counters}
+	return &Namespace{cache: c, prefix: nix.EncodeBase32(sum[:5]) + "-", origin: o, policy: policy, counters: counters, log: log}
 }
 
 // key is the path's name in the tiers: safe in a file name, and unique.
@@ -125,7 +138,7 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 	f, meta, err := tier.Open(key)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			n.cache.log.Error("disk tier not used for this file", "path", p.String(), "error", err)
+			n.log.Error("disk tier not used for this file", "path", p.String(), "error", err)
 		}
 		return nil
 	}
@@ -135,7 +148,7 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 	defer f.Close()
 	body := make([]byte, meta.Size)
 	if _, err := io.ReadFull(f, body); err != nil || contentTag(body) != meta.Tag {
-		n.cache.log.Error("disk tier entry dropped: its bytes are not the ones that were stored", "path", p.String(), "error", err)
+		n.log.Error("disk tier entry dropped: its bytes are not the ones that were stored", "path", p.String(), "error", err)
 		tier.Remove(key)
 		return nil
 	}
@@ -217,13 +230,20 @@ func (n *Namespace) Forget(p nix.CachePath) {
 	}
 	if tier := c.disk.Load(); tier != nil {
 		if err := tier.Remove(key); err != nil {
-			c.log.Error("disk tier entry not removed", "path", p.String(), "error", err)
+			n.log.Error("disk tier entry not removed", "path", p.String(), "error", err)
 		}
 	}
 }
 
-// passThrough opens a large file at the origin without storing it.
+// passThrough opens a file at the origin without storing it.
 func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, error) {
+	if kinds[p.Kind()].small > 0 {
+		s, err := n.readSmall(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		return memoryObject(s, Bypass), nil
+	}
 	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &AbsentError{Path: p.String(), Result: Bypass}
@@ -231,7 +251,7 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 	if err != nil {
 		return nil, err
 	}
-	n.counters.Bypassed.Add(1)
+	n.counters.bypassed.Add(1)
 	seen := Info{Size: info.Size, Tag: nameTag(p)}
 	if f, ok := body.(*os.File); ok {
 		return fileObject(f, seen, Bypass), nil
