@@ -1,6 +1,7 @@
 package nix_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -67,6 +68,11 @@ func TestContentAddressVerifyNix(t *testing.T) {
 		}
 		if err := n.CA.Verify(n.StorePath, n.References); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+		backwards := slices.Clone(n.References)
+		slices.Reverse(backwards)
+		if err := n.CA.Verify(n.StorePath, backwards); err != nil {
+			t.Errorf("%s, references in another order: %v", name, err)
 		}
 		seen[n.CA.String()[:strings.LastIndex(n.CA.String(), ":")]] = true
 

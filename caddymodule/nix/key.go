@@ -68,8 +68,9 @@ func (ks PublicKeys) byName(name string) (PublicKey, bool) {
 // Verify returns the name of a trusted key that signed the narinfo.
 //
 // It is an error, in one line fit for the uploader, if there is none, and also
-// if any signature under a trusted name is not by that key: clients disagree on
-// what to make of such a narinfo. Signatures under other names are ignored.
+// if any signature under a trusted name is not by that key: then the narinfo
+// was changed after it was signed, or another key goes by that name. Signatures
+// under names that are not trusted are ignored.
 func (ks PublicKeys) Verify(n *NARInfo) (keyName string, err error) {
 	fingerprint := n.appendFingerprint(make([]byte, 0, n.fingerprintLen()))
 	for i := range n.Signatures {

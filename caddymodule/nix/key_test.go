@@ -35,22 +35,9 @@ func TestParsePublicKey(t *testing.T) {
 	}
 }
 
-func mustPublicKeys(t testing.TB, keys ...nix.PrivateKey) nix.PublicKeys {
-	t.Helper()
-	var public []nix.PublicKey
-	for _, k := range keys {
-		public = append(public, k.PublicKey())
-	}
-	set, err := nix.NewPublicKeys(public...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return set
-}
-
 func TestNewPublicKeysCountsAKeyOnce(t *testing.T) {
 	k, other := nixtest.NewKey("k"), nixtest.NewKey("other")
-	if got := mustPublicKeys(t, k, other, k).Len(); got != 2 {
+	if got := nixtest.Trust(k, other, k).Len(); got != 2 {
 		t.Errorf("Len = %d, want 2", got)
 	}
 }
@@ -80,7 +67,7 @@ func TestVerify(t *testing.T) {
 		{"stranger under a trusted name", []nix.Signature{named("k", stranger.Sign(n))}, "", []string{`the signature by "k" is wrong`}},
 		{"long names", []nix.Signature{named(long, k.Sign(n)), named(long+"2", k.Sign(n)), named("x", k.Sign(n))}, "", []string{"and 1 more"}},
 	}
-	trusted := mustPublicKeys(t, k, other)
+	trusted := nixtest.Trust(k, other)
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			signed := *n
@@ -113,7 +100,7 @@ func TestVerifyTrustsNoneByDefault(t *testing.T) {
 // Each of the signed fields, when changed, makes the signature wrong.
 func TestVerifyChangedField(t *testing.T) {
 	k := nixtest.NewKey("k")
-	trusted := mustPublicKeys(t, k)
+	trusted := nixtest.Trust(k)
 	for name, change := range map[string]func(*nix.NARInfo){
 		"StorePath":  func(n *nix.NARInfo) { n.StorePath = nixtest.StorePath("other-1.0") },
 		"NARHash":    func(n *nix.NARInfo) { n.NARHash[0] ^= 1 },
@@ -145,7 +132,7 @@ func TestPrivateKeyRoundTrip(t *testing.T) {
 	}
 	n := nixtest.NewPackage("hello-1.0", 10).NARInfo
 	n.Signatures = append(n.Signatures, again.Sign(n))
-	if _, err := mustPublicKeys(t, k).Verify(n); err != nil {
+	if _, err := nixtest.Trust(k).Verify(n); err != nil {
 		t.Error(err)
 	}
 	if next, err := nix.GeneratePrivateKey("fresh-1"); err != nil || next.PublicKey() == k.PublicKey() {

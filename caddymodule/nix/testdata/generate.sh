@@ -1,6 +1,7 @@
 #!/bin/bash
 # Writes the narinfos of this folder with the nix on the PATH:
 #   generate.sh <folder for the narinfos>
+# nix-2.8 is what Nix 2.8.0 wrote, nix-2.34.8 what 2.34.8 wrote otherwise.
 # Needs bash, a writable /nix/store and no network. The signing keys are
 # nixtest.NewKey("test-1") and nixtest.NewKey("other-1"): known to everyone,
 # good for tests only.
