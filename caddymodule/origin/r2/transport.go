@@ -12,14 +12,15 @@ import (
 // while a request is under way.
 const inactivity = 30 * time.Second
 
+type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
+
 // newTransport speaks HTTP/1.1 only: several ranges of one object over one
 // HTTP/2 connection share its window, over several connections they don't.
-func newTransport(inactivity time.Duration) *http.Transport {
-	dialer := &net.Dialer{Timeout: 10 * time.Second}
+func newTransport(dial dialFunc) *http.Transport {
 	return &http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, addr)
+			conn, err := dial(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
