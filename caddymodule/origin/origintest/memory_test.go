@@ -148,3 +148,7 @@ func TestMemoryHoldObeysContext(t *testing.T) {
 		t.Errorf("Stat = %v, want context.Canceled", err)
 	}
 }
+
+func TestMemoryConforms(t *testing.T) {
+	origintest.Run(t, func(*testing.T) origin.Origin { return origintest.NewMemory() })
+}
