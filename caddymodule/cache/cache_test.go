@@ -251,7 +251,7 @@ func TestDamagedNARIsNeverServedWhole(t *testing.T) {
 		t.Run(fmt.Sprint(offset), func(t *testing.T) {
 			b := newBench(t)
 			_, p, pkg := b.put("a", 3*testPart)
-			b.origin.FlipByte(p.String(), offset, 1)
+			b.origin.FlipByte(p.String(), offset, 4) // in each body of one fill
 			got, _, err := b.get(p)
 			var damaged *DamagedError
 			if !errors.As(err, &damaged) || len(got) >= len(pkg.File) {
@@ -379,6 +379,7 @@ func TestForgetDuringFill(t *testing.T) {
 			early <- answer{data, err}
 		}()
 		<-gate.Reached()
+		gate.HoldNoMore()
 		b.origin.Put(test.path.String(), test.after)
 		b.files.Forget(test.path)
 		b.wantGet(test.path, test.after, Miss) // not joined to the old fill
@@ -490,7 +491,8 @@ func TestCloseWaitsForReaders(t *testing.T) {
 		defer b.cache.mu.Unlock()
 		return b.cache.mu.closing
 	})
-	b.wantGet(p, pkg.File, Bypass) // a request of the old config that comes late
+	_, late, latePkg := b.put("b", 1000)
+	b.wantGet(late, latePkg.File, Bypass) // a request of the old config that comes late
 	gate.Release()
 	if got, err := io.ReadAll(o.Body); err != nil || !bytes.Equal(got, pkg.File) {
 		t.Errorf("reader of a closing cache: %d bytes, %v; want all %d", len(got), err, len(pkg.File))
