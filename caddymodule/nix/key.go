@@ -1,0 +1,194 @@
+package nix
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// PublicKey is a named Ed25519 key that signatures are checked with. Public
+// keys can be compared with ==.
+type PublicKey struct {
+	name string
+	key  [ed25519.PublicKeySize]byte
+}
+
+// ParsePublicKey parses "name:base64 of 32 bytes", as it is in nix.conf's
+// trusted-public-keys.
+func ParsePublicKey(s string) (PublicKey, error) {
+	var k PublicKey
+	name, err := parseNamed(k.key[:], s)
+	if err != nil {
+		return PublicKey{}, fmt.Errorf("parse public key %s: expected name:base64 of 32 bytes: %w", quote(s), err)
+	}
+	k.name = name
+	return k, nil
+}
+
+// Name returns the key's name, such as "cache.example.org-1".
+func (k PublicKey) Name() string { return k.name }
+
+// String returns the text [ParsePublicKey] takes.
+func (k PublicKey) String() string { return formatNamed(k.name, k.key[:]) }
+
+// PublicKeys are the keys that are trusted. The zero value trusts none.
+type PublicKeys struct {
+	keys []PublicKey // one of each name
+}
+
+// NewPublicKeys returns a set of keys. The same key may be given twice, but two
+// keys of one name may not: a Nix client would know only the first of them.
+func NewPublicKeys(keys ...PublicKey) (PublicKeys, error) {
+	var set PublicKeys
+	for _, k := range keys {
+		known, ok := set.byName(k.name)
+		if ok && known != k {
+			return PublicKeys{}, fmt.Errorf("trust public keys: there are two different keys of the name %s; rename one", quote(k.name))
+		}
+		if !ok {
+			set.keys = append(set.keys, k)
+		}
+	}
+	return set, nil
+}
+
+// Len returns the number of different keys.
+func (ks PublicKeys) Len() int { return len(ks.keys) }
+
+func (ks PublicKeys) byName(name string) (PublicKey, bool) {
+	i := slices.IndexFunc(ks.keys, func(k PublicKey) bool { return k.name == name })
+	if i < 0 {
+		return PublicKey{}, false
+	}
+	return ks.keys[i], true
+}
+
+// Verify returns the name of a trusted key that signed the narinfo.
+//
+// It is an error, in one line fit for the uploader, if there is none, and also
+// if any signature under a trusted name is not by that key: clients disagree on
+// what to make of such a narinfo. Signatures under other names are ignored.
+func (ks PublicKeys) Verify(n *NARInfo) (keyName string, err error) {
+	fingerprint := n.appendFingerprint(make([]byte, 0, n.fingerprintLen()))
+	for i := range n.Signatures {
+		sig := &n.Signatures[i]
+		key, ok := ks.byName(sig.KeyName)
+		if !ok {
+			continue
+		}
+		if !ed25519.Verify(key.key[:], fingerprint, sig.Data[:]) {
+			return "", fmt.Errorf("verify narinfo: the signature by %s is wrong; sign the path again with the key of that name", quoteKeyName(sig.KeyName))
+		}
+		if keyName == "" {
+			keyName = sig.KeyName
+		}
+	}
+	if keyName == "" {
+		return "", ks.untrustedError(n)
+	}
+	return keyName, nil
+}
+
+func (ks PublicKeys) untrustedError(n *NARInfo) error {
+	trusted := make([]string, len(ks.keys))
+	for i, k := range ks.keys {
+		trusted[i] = k.name
+	}
+	signers := make([]string, len(n.Signatures))
+	for i, s := range n.Signatures {
+		signers[i] = s.KeyName
+	}
+	return fmt.Errorf("verify narinfo: no signature by a trusted key; trusted: %s; signed by: %s; sign the path with a trusted key", listKeyNames(trusted), listKeyNames(signers))
+}
+
+// listKeyNames quotes the first two names.
+func listKeyNames(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	const most = 2
+	var b strings.Builder
+	for i, name := range names[:min(len(names), most)] {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(quoteKeyName(name))
+	}
+	if rest := len(names) - most; rest > 0 {
+		fmt.Fprintf(&b, " and %d more", rest)
+	}
+	return b.String()
+}
+
+func quoteKeyName(name string) string { return quoteAtMost(name, 40) }
+
+// PrivateKey is a named Ed25519 key that signs. Formatted or logged it shows its
+// name alone, wherever it is nested; only SecretText tells the secret. The zero
+// value can't sign.
+type PrivateKey struct {
+	name string
+	// secret is a pointer since fmt prints the fields of a struct without
+	// calling their methods, but never follows a pointer in one.
+	secret *[ed25519.PrivateKeySize]byte
+}
+
+// ParsePrivateKey parses "name:base64 of 64 bytes", as written by
+// nix-store --generate-binary-cache-key: seed, then public key. Its errors hold
+// no part of the text.
+func ParsePrivateKey(s string) (PrivateKey, error) {
+	secret := new([ed25519.PrivateKeySize]byte)
+	name, err := parseNamed(secret[:], s)
+	if err != nil {
+		return PrivateKey{}, fmt.Errorf("parse private key: expected name:base64 of 64 bytes: %w", err)
+	}
+	// A public half that is not the seed's would make signatures that give
+	// the secret away.
+	if !bytes.Equal(ed25519.NewKeyFromSeed(secret[:ed25519.SeedSize]), secret[:]) {
+		return PrivateKey{}, errors.New("parse private key: its two halves do not belong together; restore the file or generate a new key")
+	}
+	return PrivateKey{name, secret}, nil
+}
+
+// GeneratePrivateKey returns a new random key.
+func GeneratePrivateKey(name string) (PrivateKey, error) {
+	if err := checkKeyName(name); err != nil {
+		return PrivateKey{}, fmt.Errorf("generate private key %s: %w", quote(name), err)
+	}
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		return PrivateKey{}, fmt.Errorf("generate private key %s: %w", quote(name), err)
+	}
+	return PrivateKey{name, (*[ed25519.PrivateKeySize]byte)(key)}, nil
+}
+
+// Sign returns the key's signature of the narinfo. It does not add it there.
+func (k PrivateKey) Sign(n *NARInfo) Signature {
+	fingerprint := n.appendFingerprint(make([]byte, 0, n.fingerprintLen()))
+	sig := ed25519.Sign(k.secret[:], fingerprint)
+	return Signature{KeyName: k.name, Data: [ed25519.SignatureSize]byte(sig)}
+}
+
+// PublicKey returns the key that checks what k signs.
+func (k PrivateKey) PublicKey() PublicKey {
+	return PublicKey{name: k.name, key: [ed25519.PublicKeySize]byte(k.secret[ed25519.SeedSize:])}
+}
+
+// Name returns the key's name.
+func (k PrivateKey) Name() string { return k.name }
+
+// IsZero reports whether k is no key.
+func (k PrivateKey) IsZero() bool { return k.secret == nil }
+
+// SecretText returns the text [ParsePrivateKey] takes, to be put in a file that
+// nobody else can read. It is not called MarshalText, which loggers and
+// encoders call unasked.
+func (k PrivateKey) SecretText() string { return formatNamed(k.name, k.secret[:]) }
+
+// String tells the key's name, and not the secret.
+func (k PrivateKey) String() string { return "private key " + quoteKeyName(k.name) }
+
+// Format makes every verb print what String returns.
+func (k PrivateKey) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(k.String())) }
