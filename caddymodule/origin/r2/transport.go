@@ -1,0 +1,70 @@
+package r2
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"time"
+)
+
+// inactivity is how long a connection may carry nothing, in either direction,
+// while a request is under way.
+const inactivity = 30 * time.Second
+
+// newTransport speaks HTTP/1.1 only: several ranges of one object over one
+// HTTP/2 connection share its window, over several connections they don't.
+func newTransport(inactivity time.Duration) *http.Transport {
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return &watchedConn{Conn: conn, timeout: inactivity}, nil
+		},
+		TLSHandshakeTimeout: 10 * time.Second,
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}},
+		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
+		ForceAttemptHTTP2:   false,
+		DisableCompression:  true,
+		// An idle connection has a read waiting too, so it goes first.
+		IdleConnTimeout: inactivity / 2,
+	}
+}
+
+// watchedConn fails where nothing is read or written for the length of timeout.
+//
+// A write moves the deadline of reads as well: net/http has a read waiting from
+// before the request until the answer, however long the request's body takes.
+type watchedConn struct {
+	net.Conn
+	timeout time.Duration
+}
+
+func (c *watchedConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.timeout)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+// maxWrite keeps one write short enough to count as a sign of life: a deadline
+// is not moved while a long write makes progress.
+const maxWrite = 64 << 10
+
+func (c *watchedConn) Write(p []byte) (int, error) {
+	written := 0
+	for {
+		if err := c.SetDeadline(time.Now().Add(c.timeout)); err != nil {
+			return written, err
+		}
+		n, err := c.Conn.Write(p[:min(len(p), maxWrite)])
+		written += n
+		if p = p[n:]; err != nil || len(p) == 0 {
+			return written, err
+		}
+	}
+}
