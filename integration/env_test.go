@@ -3,7 +3,6 @@ package integration
 import (
 	"net"
 	"os"
-	"strconv"
 	"testing"
 	"time"
 )
@@ -46,15 +45,14 @@ func checkout(tb testing.TB) string {
 	return dir + "/.."
 }
 
-// freePort returns a loopback port that nobody listened on a moment ago.
+// freePort returns the port of freeAddress.
 func freePort(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	_, port, err := net.SplitHostPort(freeAddress(tb))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+	return port
 }
 
 func writeFile(tb testing.TB, path, text string) {

@@ -39,7 +39,7 @@ func TestLargeNAR(t *testing.T) {
 		}
 		c.put(t, "/"+large.NARInfo.StorePath.Hash()+".narinfo", text).wantStatus(t, http.StatusCreated)
 		for range largeRepeats {
-			download(t, c, large)
+			downloadLarge(t, c, large)
 		}
 		if grown := c.residentPeak(t) - before; grown > largeMemory {
 			t.Errorf("Caddy grew by %d MiB, more than %d", grown>>20, largeMemory>>20)
@@ -56,7 +56,7 @@ func streamed(s nixtest.Stream) requestOption {
 	}
 }
 
-func download(t *testing.T, c *cache, s nixtest.Stream) {
+func downloadLarge(t *testing.T, c *cache, s nixtest.Stream) {
 	t.Helper()
 	resp, err := c.http.Get(c.base + "/" + s.NARInfo.URL())
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -23,7 +24,7 @@ import (
 type testOrigin struct {
 	caddyfile string // the subdirective that selects it
 	dir       string // "" if it is a bucket
-	bucket    *bucket
+	bucket    *r2Bucket
 }
 
 // forEachOrigin runs a test over a directory and over R2's code.
@@ -65,9 +66,9 @@ func (o *testOrigin) put(tb testing.TB, path string, body []byte) {
 
 const bucketName = "nix-cache-test"
 
-// bucket is a bucket of a real S3 server, as strict as R2. It remembers its
+// r2Bucket is a bucket of a real S3 server, as strict as R2. It remembers its
 // requests and fails on demand.
-type bucket struct {
+type r2Bucket struct {
 	endpoint, accessKey, secretKey string
 
 	direct *s3.Client // past the memory, the faults and the strictness
@@ -88,10 +89,14 @@ type bucketRequest struct {
 // bucketFault answers a request in the bucket's place or passes it on.
 type bucketFault func(w http.ResponseWriter, r *http.Request, next http.Handler)
 
-func startBucket(tb testing.TB) *bucket {
+func startBucket(tb testing.TB) *r2Bucket {
 	tb.Helper()
 	gateway, accessKey, secretKey := startVersityGW(tb)
-	b := &bucket{accessKey: accessKey, secretKey: secretKey, next: strictr2.New(gateway)}
+	strict, err := strictr2.New(gateway, time.Now)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b := &r2Bucket{accessKey: accessKey, secretKey: secretKey, next: strict}
 	b.direct = s3.New(s3.Options{
 		BaseEndpoint: &gateway,
 		Region:       "auto",
@@ -102,12 +107,17 @@ func startBucket(tb testing.TB) *bucket {
 		tb.Fatal(err)
 	}
 	server := httptest.NewServer(b)
-	tb.Cleanup(server.Close)
+	tb.Cleanup(func() {
+		server.Close()
+		for _, refused := range strict.Refused() {
+			tb.Errorf("R2 would refuse %s", refused)
+		}
+	})
 	b.endpoint = server.URL
 	return b
 }
 
-func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (b *r2Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := strings.TrimPrefix(r.URL.Path, "/"+bucketName+"/")
 	b.mu.Lock()
 	b.mu.requests = append(b.mu.requests, bucketRequest{r.Method, path, r.Header.Get("Range")})
@@ -120,7 +130,7 @@ func (b *bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	b.next.ServeHTTP(w, r)
 }
 
-func (b *bucket) put(tb testing.TB, path string, body []byte) {
+func (b *r2Bucket) put(tb testing.TB, path string, body []byte) {
 	tb.Helper()
 	_, err := b.direct.PutObject(tb.Context(), &s3.PutObjectInput{
 		Bucket: aws.String(bucketName), Key: &path, Body: bytes.NewReader(body),
@@ -131,14 +141,14 @@ func (b *bucket) put(tb testing.TB, path string, body []byte) {
 }
 
 // setFault makes the bucket fail from now on; nil ends that.
-func (b *bucket) setFault(fault bucketFault) {
+func (b *r2Bucket) setFault(fault bucketFault) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.mu.fault = fault
 }
 
 // take returns the requests since the last take.
-func (b *bucket) take() []bucketRequest {
+func (b *r2Bucket) take() []bucketRequest {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	taken := b.mu.requests
@@ -148,7 +158,7 @@ func (b *bucket) take() []bucketRequest {
 
 // wantRequests compares the methods of the requests for a path since the last
 // take.
-func (b *bucket) wantRequests(tb testing.TB, path string, methods ...string) {
+func (b *r2Bucket) wantRequests(tb testing.TB, path string, methods ...string) {
 	tb.Helper()
 	var got []string
 	for _, r := range b.take() {
