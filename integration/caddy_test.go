@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,10 +17,9 @@ import (
 	"time"
 )
 
-// globalOptions keep a Caddy to itself: its ports, its certificates, its admin
-// socket. Sites are given as http://localhost and https://localhost.
+// globalOptions keep a Caddy to itself: its ports and its certificates; its
+// admin socket comes by CADDY_ADMIN. Sites are given as http://localhost and https://localhost.
 const globalOptions = `{
-	admin unix/{$TEST_DIR}/admin.sock
 	default_bind 127.0.0.1
 	http_port {$TEST_HTTP_PORT}
 	https_port {$TEST_HTTPS_PORT}
@@ -35,8 +35,8 @@ const globalOptions = `{
 
 // caddySetup describes a Caddy that is to be started.
 type caddySetup struct {
-	Binary    string   // default: the one with the race detector
-	Caddyfile string   // sites; the global options come before them
+	Command   []string // the program; default: Caddy built with the race detector
+	Caddyfile string
 	Env       []string // beside the few that every Caddy gets
 }
 
@@ -46,7 +46,6 @@ type caddy struct {
 	HTTPS string
 	setup caddySetup
 	dir   string
-	args  []string
 	log   *logLines
 	cmd   *exec.Cmd
 	ended chan struct{}
@@ -56,13 +55,13 @@ type caddy struct {
 // and is stopped at the end of the test.
 func startCaddy(tb testing.TB, caddyfile string) *caddy {
 	tb.Helper()
-	return caddySetup{Caddyfile: caddyfile}.start(tb)
+	return caddySetup{Caddyfile: globalOptions + caddyfile}.start(tb)
 }
 
 func (s caddySetup) start(tb testing.TB) *caddy {
 	tb.Helper()
-	if s.Binary == "" {
-		s.Binary = requireEnv(tb, "CADDY_RACE")
+	if s.Command == nil {
+		s.Command = []string{requireEnv(tb, "CADDY_RACE")}
 	}
 	c := &caddy{setup: s, dir: tempDir(tb), log: newLogLines()}
 	httpPort, httpsPort := freePort(tb), freePort(tb)
@@ -73,12 +72,11 @@ func (s caddySetup) start(tb testing.TB) *caddy {
 		"HOME=" + c.dir,
 		"XDG_DATA_HOME=" + c.dir + "/data",
 		"XDG_CONFIG_HOME=" + c.dir + "/config",
-		"TEST_DIR=" + c.dir,
+		"CADDY_ADMIN=unix/" + c.dir + "/admin.sock",
 		"TEST_HTTP_PORT=" + httpPort,
 		"TEST_HTTPS_PORT=" + httpsPort,
 	}, s.Env...)
-	c.args = []string{"run", "--adapter", "caddyfile", "--config", c.dir + "/Caddyfile"}
-	writeFile(tb, c.dir+"/Caddyfile", globalOptions+s.Caddyfile)
+	writeFile(tb, c.dir+"/Caddyfile", s.Caddyfile)
 	tb.Cleanup(func() { c.finish(tb) })
 	c.run(tb)
 	return c
@@ -88,7 +86,10 @@ func (s caddySetup) start(tb testing.TB) *caddy {
 func (c *caddy) run(tb testing.TB) {
 	tb.Helper()
 	lines, _ := c.log.snapshot()
-	c.cmd = exec.Command(c.setup.Binary, c.args...)
+	args := append(slices.Clone(c.setup.Command), "run", "--config", c.dir+"/Caddyfile")
+	c.cmd = exec.Command(args[0], args[1:]...)
+	c.cmd.Dir = checkout(tb)
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // with what it starts
 	c.cmd.Env = c.setup.Env
 	c.cmd.Stdout, c.cmd.Stderr = c.log, c.log
 	if err := c.cmd.Start(); err != nil {
@@ -115,13 +116,13 @@ func (c *caddy) kill(tb testing.TB) { tb.Helper(); c.signal(tb, syscall.SIGKILL)
 
 func (c *caddy) restart(tb testing.TB) { tb.Helper(); c.stop(tb); c.run(tb) }
 
-func (c *caddy) signal(tb testing.TB, sig os.Signal) {
+func (c *caddy) signal(tb testing.TB, sig syscall.Signal) {
 	tb.Helper()
-	c.cmd.Process.Signal(sig) // an error says that it has ended
+	syscall.Kill(-c.cmd.Process.Pid, sig) // an error says that it has ended
 	select {
 	case <-c.ended:
 	case <-time.After(patience):
-		c.cmd.Process.Kill()
+		syscall.Kill(-c.cmd.Process.Pid, syscall.SIGKILL)
 		<-c.ended
 		tb.Errorf("Caddy did not end at %v", sig)
 	}

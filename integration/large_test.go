@@ -23,8 +23,8 @@ func TestLargeNAR(t *testing.T) {
 	large.NARInfo.Signatures = []nix.Signature{testKey.Sign(large.NARInfo)}
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		running := caddySetup{
-			Binary:    requireEnv(t, "CADDY"),
-			Caddyfile: site("http://localhost", cacheDirective(o)),
+			Command:   []string{requireEnv(t, "CADDY")},
+			Caddyfile: globalOptions + site("http://localhost", cacheDirective(o)),
 		}.start(t)
 		c := &cache{caddy: running, origin: o, base: running.HTTP, http: running.client(t)}
 		c.get(t, "/nix-cache-info").wantStatus(t, http.StatusOK)
