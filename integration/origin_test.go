@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -177,26 +178,27 @@ func refuse(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAb
 // stall never answers.
 func stall(_ http.ResponseWriter, r *http.Request, _ http.Handler) { <-r.Context().Done() }
 
-// truncate breaks off every body after so many bytes.
-func truncate(limit int) bucketFault {
+// breakOff lets so many bytes of bodies through, and breaks every connection
+// from then on.
+func breakOff(limit int64) bucketFault {
+	left := new(atomic.Int64)
+	left.Store(limit)
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		next.ServeHTTP(&truncatedWriter{ResponseWriter: w, left: limit}, r)
+		next.ServeHTTP(&limitedWriter{w, left}, r)
 	}
 }
 
-type truncatedWriter struct {
+type limitedWriter struct {
 	http.ResponseWriter
-	left int
+	left *atomic.Int64
 }
 
-func (w *truncatedWriter) Write(p []byte) (int, error) {
-	if len(p) <= w.left {
-		w.left -= len(p)
-		return w.ResponseWriter.Write(p)
+func (w *limitedWriter) Write(p []byte) (int, error) {
+	if left := w.left.Add(-int64(len(p))); left < 0 {
+		http.NewResponseController(w.ResponseWriter).Flush()
+		panic(http.ErrAbortHandler)
 	}
-	w.ResponseWriter.Write(p[:w.left])
-	http.NewResponseController(w.ResponseWriter).Flush()
-	panic(http.ErrAbortHandler)
+	return w.ResponseWriter.Write(p)
 }
 
-func (w *truncatedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *limitedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
