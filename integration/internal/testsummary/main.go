@@ -1,0 +1,159 @@
+// Command testsummary reads the output of `go test -json` on its standard
+// input and writes it for people: a line per package, the whole output of what
+// failed, and a last line that counts the tests:
+//
+//	N passed, N failed[, N skipped]
+//
+// Its exit status is 1 if a test or a build failed, or if no test ran.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+)
+
+// event is one line of `go test -json`; see `go doc test2json` and
+// `go help buildjson`.
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string // of build events
+	Test       string
+	Output     string
+	Elapsed    float64
+}
+
+func main() {
+	s := newSummary(os.Stdout)
+	if err := s.read(os.Stdin); err != nil {
+		fmt.Fprintln(os.Stderr, "testsummary:", err)
+		s.failed++
+	}
+	if !s.finish() {
+		os.Exit(1)
+	}
+}
+
+// summary counts tests. A test is in output from its start to its end.
+type summary struct {
+	out                     io.Writer
+	passed, failed, skipped int
+	output                  map[test]string
+	packages                map[string]*counts
+}
+
+type test struct{ pkg, name string }
+
+// counts are of one package.
+type counts struct{ tests, failed int }
+
+func newSummary(out io.Writer) *summary {
+	return &summary{out: out, output: map[test]string{}, packages: map[string]*counts{}}
+}
+
+func (s *summary) read(r io.Reader) error {
+	in := bufio.NewReader(r)
+	for {
+		line, err := in.ReadBytes('\n')
+		if len(line) > 0 {
+			s.line(line)
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// line takes what is not an event as output to show: `go test` complains in
+// plain text about what it can't load.
+func (s *summary) line(line []byte) {
+	var e event
+	if json.Unmarshal(line, &e) != nil {
+		s.out.Write(line)
+		return
+	}
+	s.event(e)
+}
+
+func (s *summary) event(e event) {
+	t := test{e.Package, e.Test}
+	switch e.Action {
+	case "build-output":
+		fmt.Fprint(s.out, e.Output)
+	case "run":
+		s.output[t] = ""
+	case "output":
+		s.output[t] += e.Output
+	case "pass", "fail", "skip":
+		if e.Test == "" {
+			s.endPackage(e)
+		} else {
+			s.endTest(t, e.Action)
+		}
+	}
+}
+
+func (s *summary) endTest(t test, action string) {
+	c := s.counts(t.pkg)
+	c.tests++
+	switch action {
+	case "pass":
+		s.passed++
+	case "skip":
+		s.skipped++
+		fmt.Fprint(s.out, s.output[t])
+	case "fail":
+		s.failed++
+		c.failed++
+		fmt.Fprint(s.out, s.output[t])
+	}
+	delete(s.output, t)
+}
+
+// endPackage counts tests that a crash cut off as failed, and a package that
+// failed by itself (its build, its TestMain) as one failed test.
+func (s *summary) endPackage(e event) {
+	c := s.counts(e.Package)
+	for t := range s.output {
+		if t.pkg == e.Package && t.name != "" {
+			s.endTest(t, "fail")
+		}
+	}
+	own := test{pkg: e.Package}
+	if e.Action == "fail" {
+		fmt.Fprint(s.out, s.output[own])
+		if c.failed == 0 {
+			s.failed++
+			c.failed++
+		}
+	}
+	delete(s.output, own)
+	if c.tests > 0 || c.failed > 0 {
+		fmt.Fprintf(s.out, "%-4s %s: %d tests, %d failed, %.1fs\n", e.Action, e.Package, c.tests, c.failed, e.Elapsed)
+	}
+}
+
+func (s *summary) counts(pkg string) *counts {
+	c := s.packages[pkg]
+	if c == nil {
+		c = new(counts)
+		s.packages[pkg] = c
+	}
+	return c
+}
+
+// finish writes the last line and says whether all went well.
+func (s *summary) finish() bool {
+	fmt.Fprintf(s.out, "%d passed, %d failed", s.passed, s.failed)
+	if s.skipped > 0 {
+		fmt.Fprintf(s.out, ", %d skipped", s.skipped)
+	}
+	fmt.Fprintln(s.out)
+	return s.failed == 0 && s.passed > 0
+}

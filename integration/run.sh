@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# The one test command: installs what the tests need, runs them and counts them.
+#
+#   integration/run.sh [all|unit|integration|fuzz] [go test arguments]
+#
+#   all          (default) unit and integration
+#   unit         the packages on their own, with the race detector and the fuzz seeds; gofmt, vet, imports
+#   integration  real Caddy, real Nix clients, a real S3 server
+#   fuzz         every fuzz target for FUZZTIME (default 10s)
+#
+# Needs root on Debian (apt, mount namespaces) and Go. Everything that is not a
+# package goes to ${XDG_CACHE_HOME:-$HOME/.cache}/nix-cache-test, once.
+set -euo pipefail
+
+export HOME=${HOME:-/root} LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
+export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
+unset CDPATH
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/nix-cache-test
+
+versitygw_version=v1.8.0
+# The C compiler is for the race detector; curl, netcat and the like are not used.
+packages=(ca-certificates gcc git libc6-dev mmdebstrap nix-bin)
+
+die() {
+	printf 'run.sh: %s\n0 passed, 1 failed\n' "$1"
+	exit 1
+}
+
+missing_packages() {
+	local p
+	for p in "${packages[@]}"; do
+		dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || echo "$p"
+	done
+}
+
+check_machine() {
+	local missing
+	command -v go >/dev/null || die "Go is missing: install it from https://go.dev/dl"
+	command -v dpkg-query >/dev/null || die "this is not Debian: apt and mmdebstrap are needed for the Nix clients"
+	[ "$(id -u)" = 0 ] && return
+	missing=$(missing_packages | tr '\n' ' ')
+	die "needs root, for mount namespaces${missing:+ and to install: $missing}"
+}
+
+install_packages() {
+	local missing
+	mapfile -t missing < <(missing_packages)
+	[ ${#missing[@]} = 0 ] && return
+	echo "installing ${missing[*]}"
+	apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+		die "apt could not install ${missing[*]}"
+}
+
+install_versitygw() {
+	export VERSITYGW=$cache/versitygw-$versitygw_version
+	[ -x "$VERSITYGW" ] && return
+	echo "building versitygw $versitygw_version"
+	GOBIN=$cache/gobin go install "github.com/versity/versitygw/cmd/versitygw@$versitygw_version" ||
+		die "go could not build versitygw $versitygw_version"
+	mv "$cache/gobin/versitygw" "$VERSITYGW"
+}
+
+# The mirror this machine already uses, or Debian's own.
+debian_mirror() {
+	local mirror
+	mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' |
+		awk '$1 == "Debian" && $2 !~ /security/ { print $2; exit }')
+	echo "${mirror:-http://deb.debian.org/debian}"
+}
+
+# Debian sid has a Nix of today; it lives in a tree of its own.
+install_sid() {
+	export NIX_SID_ROOT=$cache/sid
+	[ -x "$NIX_SID_ROOT/usr/bin/nix" ] && return
+	echo "installing Nix from Debian sid"
+	rm -rf "$NIX_SID_ROOT.new"
+	mmdebstrap --quiet --variant=essential --include=nix-bin,ca-certificates \
+		--aptopt='Acquire::Check-Valid-Until "false"' \
+		sid "$NIX_SID_ROOT.new" "$(debian_mirror)" ||
+		die "mmdebstrap could not install Nix from Debian sid"
+	mv "$NIX_SID_ROOT.new" "$NIX_SID_ROOT"
+}
+
+build_caddy() {
+	export CADDY=$work/caddy CADDY_RACE=$work/caddy-race
+	echo "building Caddy"
+	go build -o "$CADDY" ./cmd/caddy && go build -race -o "$CADDY_RACE" ./cmd/caddy ||
+		die "go could not build ./cmd/caddy"
+}
+
+prepare() {
+	check_machine
+	mkdir -p "$cache"
+	install_packages
+	go build -o "$work/testsummary" ./integration/internal/testsummary || die "go could not build testsummary"
+}
+
+unit_packages() { go list ./... | grep -v '/integration$'; }
+
+unit() {
+	# shellcheck disable=SC2046 # a list of import paths
+	go test -json -race -timeout 10m "$@" $(unit_packages) || true
+}
+
+integration() {
+	go test -json -race -count=1 -timeout 45m "$@" ./integration || true
+}
+
+fuzz() {
+	local package target
+	for package in $(unit_packages); do
+		for target in $(go test -list '^Fuzz' "$package" | grep '^Fuzz'); do
+			go test -json -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-10s}" "$package" || true
+		done
+	done
+}
+
+install_world() {
+	install_versitygw
+	install_sid
+	build_caddy
+}
+
+main() {
+	local what=${1:-all}
+	[ $# = 0 ] || shift
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	case $what in
+	unit) prepare; unit "$@" | "$work/testsummary" ;;
+	integration) prepare; install_world; integration "$@" | "$work/testsummary" ;;
+	all) prepare; install_world; { unit "$@"; integration "$@"; } | "$work/testsummary" ;;
+	fuzz) prepare; fuzz | "$work/testsummary" ;;
+	*) die "unknown subcommand $what: use all, unit, integration or fuzz" ;;
+	esac
+}
+
+main "$@" </dev/null
