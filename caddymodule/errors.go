@@ -62,10 +62,10 @@ func statusOf(method string, err error) (status int, line string) {
 		return http.StatusNotFound, "not in this cache"
 	case errors.As(err, &damaged):
 		return http.StatusBadGateway, "the cache's copy of this file is damaged; upload it again"
+	case errors.Is(err, context.Canceled): // the fill's, when the cache closes: not this client's
+		return unavailableStatus(method, false), "the cache is being restarted; try again"
 	case errors.As(err, &unavailable):
 		return unavailableStatus(method, unavailable.Timeout), "the cache can't reach its storage; try again later"
-	case errors.Is(err, context.Canceled):
-		return statusClientGone, "the client has gone"
 	case errors.Is(err, context.DeadlineExceeded):
 		return http.StatusGatewayTimeout, "the cache's storage did not answer in time; try again later"
 	default:
@@ -88,6 +88,9 @@ func unavailableStatus(method string, timeout bool) int {
 // fail answers with an error, and logs what its operator should know.
 func (h *Handler) fail(a *answer, err error) {
 	status, line := statusOf(a.r.Method, err)
+	if a.r.Context().Err() != nil {
+		status, line = statusClientGone, "the client has gone"
+	}
 	header := a.w.Header()
 	switch {
 	case status == http.StatusUnauthorized:
