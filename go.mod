@@ -14,6 +14,7 @@ require (
 	github.com/klauspost/compress v1.20.1
 	github.com/prometheus/client_golang v1.24.1
 	github.com/therootcompany/xz v1.0.1
+	github.com/ulikunitz/xz v0.5.16
 	golang.org/x/sync v0.23.0
 	golang.org/x/sys v0.48.0
 	zombiezen.com/go/nix v0.0.0-20240320004700-0734e137f7fe
