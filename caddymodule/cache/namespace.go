@@ -80,7 +80,7 @@ func (n *Namespace) local() bool { return n.policy.PartSize == 0 }
 // fill.
 func (n *Namespace) Open(ctx context.Context, p nix.CachePath) (*Object, error) {
 	n.cache.Start()
-	if kinds[p.Kind()].small == 0 && !n.storable() {
+	if n.passes(p) {
 		return n.passThrough(ctx, p)
 	}
 	key := n.key(p)
@@ -109,8 +109,11 @@ func (n *Namespace) Open(ctx context.Context, p nix.CachePath) (*Object, error) 
 	}
 }
 
-// storable reports whether large files can be stored at present.
-func (n *Namespace) storable() bool { return !n.local() && n.cache.disk.Load() != nil }
+// passes reports whether a file is passed through: a large one that is local
+// already, or while there is no disk tier.
+func (n *Namespace) passes(p nix.CachePath) bool {
+	return kinds[p.Kind()].small == 0 && (n.local() || n.cache.disk.Load() == nil)
+}
 
 // lookup asks the tiers and the negative entries. Neither object nor error:
 // only the origin can tell.
@@ -165,16 +168,22 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 	if info, result, ok := n.statTiers(p, key); ok {
 		return info, result, nil
 	}
-	if n.cache.negative.has(key) {
+	if !n.passes(p) && n.cache.negative.has(key) {
 		return Info{}, Negative, &AbsentError{Path: p.String(), Result: Negative}
+	}
+	result := Miss
+	if n.passes(p) {
+		result = Bypass
 	}
 	forgets := n.cache.forgets()
 	info, err := n.statOrigin(ctx, p)
 	if errors.Is(err, fs.ErrNotExist) {
-		n.cache.remember(key, n.policy.NegativeTTL, forgets)
-		err = &AbsentError{Path: p.String(), Result: Miss}
+		if result == Miss {
+			n.cache.remember(key, n.policy.NegativeTTL, forgets)
+		}
+		err = &AbsentError{Path: p.String(), Result: result}
 	}
-	return info, Miss, err
+	return info, result, err
 }
 
 func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) {
