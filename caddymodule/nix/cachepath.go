@@ -14,18 +14,18 @@ const (
 	KindNAR                     // a NAR, compressed or not
 )
 
-// A kind is one row of kinds: the paths dir + name + suffix, where parseName
-// takes the name and fills in what the CachePath has of it.
+// A kind is one row of kinds: the paths dir + name + suffix. parseName returns
+// the file's hash if the name is one, else zero.
 type kind struct {
 	label     string
 	dir       string
 	suffixes  []string
-	parseName func(p *CachePath, name string) error
+	parseName func(name string) (fileHash SHA256, err error)
 }
 
 var kinds = [...]kind{
-	KindNARInfo: {"narinfo", "", []string{".narinfo"}, (*CachePath).parseStorePathHash},
-	KindNAR:     {"nar", "nar/", narSuffixes(), (*CachePath).parseFileHash},
+	KindNARInfo: {"narinfo", "", []string{".narinfo"}, parseNARInfoName},
+	KindNAR:     {"nar", "nar/", narSuffixes(), parseSHA256Base32},
 }
 
 func narSuffixes() []string {
@@ -67,11 +67,11 @@ func ParseCachePath(path string) (CachePath, error) {
 		if !ok {
 			continue
 		}
-		p := CachePath{kind: Kind(i), key: path}
-		if err := kinds[i].parseName(&p, name); err != nil {
+		fileHash, err := kinds[i].parseName(name)
+		if err != nil {
 			return CachePath{}, fmt.Errorf("parse path: %w", err)
 		}
-		return p, nil
+		return CachePath{Kind(i), path, fileHash}, nil
 	}
 	return CachePath{}, fmt.Errorf("parse path: a binary cache has no %s", quote(path))
 }
@@ -90,16 +90,11 @@ func (k *kind) cut(path string) (name string, ok bool) {
 	return "", false
 }
 
-func (p *CachePath) parseStorePathHash(name string) error {
+func parseNARInfoName(name string) (SHA256, error) {
 	if !isStorePathHash(name) {
-		return fmt.Errorf("expected 32 characters of Nix base-32 before .narinfo, got %s", quote(name))
+		return SHA256{}, fmt.Errorf("expected 32 characters of Nix base-32 before .narinfo, got %s", quote(name))
 	}
-	return nil
-}
-
-func (p *CachePath) parseFileHash(name string) (err error) {
-	p.fileHash, err = parseSHA256Base32(name)
-	return err
+	return SHA256{}, nil
 }
 
 // NARInfoPath returns the path of a store path's narinfo. A zero StorePath has

@@ -6,8 +6,8 @@ import "fmt"
 // CompressionNone.
 type Compression uint8
 
-// The compressions that are accepted, of those Nix has: each of them is known
-// to all its versions from 2.4 on, and tools to check it exist.
+// The compressions that are accepted. Nix reads more (compress, grzip, lrzip,
+// lzma, lzop), but gives their files no suffix to know them by.
 const (
 	CompressionNone Compression = iota
 	CompressionXZ

@@ -87,7 +87,7 @@ func (ca ContentAddress) String() string {
 //
 // It can't see the content itself: whoever receives the NAR compares that.
 func (ca ContentAddress) Verify(path StorePath, references []StorePath) error {
-	if err := ca.verify(path, references); err != nil {
+	if err := ca.verify(path, sortedSet(references)); err != nil {
 		return fmt.Errorf("verify content address %s: %w", ca, err)
 	}
 	return nil
@@ -99,7 +99,7 @@ func (ca ContentAddress) verify(path StorePath, references []StorePath) error {
 		return err
 	}
 	if computed != path.Hash() {
-		return fmt.Errorf("expected the content address of the store path, got that of %s-…", computed)
+		return fmt.Errorf("expected the content address of the store path, got that of hash %s", computed)
 	}
 	return nil
 }
@@ -111,7 +111,7 @@ func (ca ContentAddress) isNARHash() bool {
 }
 
 // storePath returns the hash part of the store path that the content address
-// stands for; self is the path that is a self-reference among the references,
+// stands for with these references, a sorted set; self is the path that is a self-reference among the references,
 // and has the name. It follows makeFixedOutputPath and makeTextPath in
 // libstore/store-dir-config.cc.
 func (ca ContentAddress) storePath(self StorePath, references []StorePath) (hash string, err error) {

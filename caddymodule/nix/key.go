@@ -1,7 +1,6 @@
 package nix
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -69,8 +68,9 @@ func (ks PublicKeys) byName(name string) (PublicKey, bool) {
 // Verify returns the name of a trusted key that signed the narinfo.
 //
 // It is an error, in one line fit for the uploader, if there is none, and also
-// if any signature under a trusted name is not by that key: clients disagree on
-// what to make of such a narinfo. Signatures under other names are ignored.
+// if any signature under a trusted name is not by that key: then the narinfo
+// was changed after it was signed, or another key goes by that name. Signatures
+// under names that are not trusted are ignored.
 func (ks PublicKeys) Verify(n *NARInfo) (keyName string, err error) {
 	fingerprint := n.appendFingerprint(make([]byte, 0, n.fingerprintLen()))
 	for i := range n.Signatures {
@@ -130,26 +130,30 @@ func quoteKeyName(name string) string { return quoteAtMost(name, 40) }
 // value can't sign.
 type PrivateKey struct {
 	name string
-	// secret is a pointer since fmt prints the fields of a struct without
-	// calling their methods, but never follows a pointer in one.
-	secret *[ed25519.PrivateKeySize]byte
+	// secret returns the key. It is a function since fmt and its like print
+	// a field of a struct without calling its methods, and follow pointers.
+	secret func() ed25519.PrivateKey
+}
+
+func newPrivateKey(name string, secret ed25519.PrivateKey) PrivateKey {
+	return PrivateKey{name, func() ed25519.PrivateKey { return secret }}
 }
 
 // ParsePrivateKey parses "name:base64 of 64 bytes", as written by
 // nix-store --generate-binary-cache-key: seed, then public key. Its errors hold
 // no part of the text.
 func ParsePrivateKey(s string) (PrivateKey, error) {
-	secret := new([ed25519.PrivateKeySize]byte)
-	name, err := parseNamed(secret[:], s)
+	secret := make(ed25519.PrivateKey, ed25519.PrivateKeySize)
+	name, err := parseNamed(secret, s)
 	if err != nil {
 		return PrivateKey{}, fmt.Errorf("parse private key: expected name:base64 of 64 bytes: %w", err)
 	}
 	// A public half that is not the seed's would make signatures that give
 	// the secret away.
-	if !bytes.Equal(ed25519.NewKeyFromSeed(secret[:ed25519.SeedSize]), secret[:]) {
+	if !ed25519.NewKeyFromSeed(secret.Seed()).Equal(secret) {
 		return PrivateKey{}, errors.New("parse private key: its two halves do not belong together; restore the file or generate a new key")
 	}
-	return PrivateKey{name, secret}, nil
+	return newPrivateKey(name, secret), nil
 }
 
 // GeneratePrivateKey returns a new random key.
@@ -157,23 +161,23 @@ func GeneratePrivateKey(name string) (PrivateKey, error) {
 	if err := checkKeyName(name); err != nil {
 		return PrivateKey{}, fmt.Errorf("generate private key %s: %w", quote(name), err)
 	}
-	_, key, err := ed25519.GenerateKey(nil)
+	_, secret, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		return PrivateKey{}, fmt.Errorf("generate private key %s: %w", quote(name), err)
 	}
-	return PrivateKey{name, (*[ed25519.PrivateKeySize]byte)(key)}, nil
+	return newPrivateKey(name, secret), nil
 }
 
 // Sign returns the key's signature of the narinfo. It does not add it there.
 func (k PrivateKey) Sign(n *NARInfo) Signature {
 	fingerprint := n.appendFingerprint(make([]byte, 0, n.fingerprintLen()))
-	sig := ed25519.Sign(k.secret[:], fingerprint)
+	sig := ed25519.Sign(k.secret(), fingerprint)
 	return Signature{KeyName: k.name, Data: [ed25519.SignatureSize]byte(sig)}
 }
 
 // PublicKey returns the key that checks what k signs.
 func (k PrivateKey) PublicKey() PublicKey {
-	return PublicKey{name: k.name, key: [ed25519.PublicKeySize]byte(k.secret[ed25519.SeedSize:])}
+	return PublicKey{name: k.name, key: [ed25519.PublicKeySize]byte(k.secret()[ed25519.SeedSize:])}
 }
 
 // Name returns the key's name.
@@ -185,7 +189,7 @@ func (k PrivateKey) IsZero() bool { return k.secret == nil }
 // SecretText returns the text [ParsePrivateKey] takes, to be put in a file that
 // nobody else can read. It is not called MarshalText, which loggers and
 // encoders call unasked.
-func (k PrivateKey) SecretText() string { return formatNamed(k.name, k.secret[:]) }
+func (k PrivateKey) SecretText() string { return formatNamed(k.name, k.secret()) }
 
 // String tells the key's name, and not the secret.
 func (k PrivateKey) String() string { return "private key " + quoteKeyName(k.name) }

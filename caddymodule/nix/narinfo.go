@@ -77,24 +77,7 @@ func (n *NARInfo) fingerprintLen() int {
 	return size
 }
 
-func (n *NARInfo) sortedReferences() []StorePath {
-	if isSortedSet(n.References) {
-		return n.References
-	}
-	refs := slices.Clone(n.References)
-	slices.SortFunc(refs, compareStorePaths)
-	return slices.Compact(refs)
-}
-
-// isSortedSet reports whether each path is greater than the one before.
-func isSortedSet(paths []StorePath) bool {
-	for i := 1; i < len(paths); i++ {
-		if compareStorePaths(paths[i-1], paths[i]) >= 0 {
-			return false
-		}
-	}
-	return true
-}
+func (n *NARInfo) sortedReferences() []StorePath { return sortedSet(n.References) }
 
 // MarshalText returns the narinfo as Nix writes it (libstore/nar-info.cc), with
 // references and signatures sorted and each of them once. It is an error if

@@ -56,7 +56,7 @@ func parseNamed(data []byte, s string) (name string, err error) {
 }
 
 func formatNamed(name string, data []byte) string {
-	return name + ":" + base64.StdEncoding.EncodeToString(data)
+	return name + ":" + strictBase64.EncodeToString(data)
 }
 
 var (
@@ -76,13 +76,15 @@ func checkKeyName(name string) error {
 	return nil
 }
 
+var strictBase64 = base64.StdEncoding.Strict()
+
 // decodeBase64 fills data, of at most 64 bytes, from its one canonical text.
 func decodeBase64(data []byte, text string) error {
-	if len(text) != base64.StdEncoding.EncodedLen(len(data)) {
+	if len(text) != strictBase64.EncodedLen(len(data)) {
 		return errBase64In
 	}
 	var buf [66]byte // room for a text of the same length without padding
-	n, err := base64.StdEncoding.Strict().Decode(buf[:], []byte(text))
+	n, err := strictBase64.Decode(buf[:], []byte(text))
 	if err != nil || n != len(data) {
 		return errBase64
 	}

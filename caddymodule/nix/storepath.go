@@ -3,6 +3,7 @@ package nix
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -132,3 +133,23 @@ func (p StorePath) IsDerivation() bool { return strings.HasSuffix(p.base, ".drv"
 
 // compareStorePaths orders paths as Nix does: by their bytes.
 func compareStorePaths(a, b StorePath) int { return strings.Compare(a.base, b.base) }
+
+// sortedSet returns the paths sorted and each once; as they are, if they are so.
+func sortedSet(paths []StorePath) []StorePath {
+	if isSortedSet(paths) {
+		return paths
+	}
+	paths = slices.Clone(paths)
+	slices.SortFunc(paths, compareStorePaths)
+	return slices.Compact(paths)
+}
+
+// isSortedSet reports whether each path is greater than the one before.
+func isSortedSet(paths []StorePath) bool {
+	for i := 1; i < len(paths); i++ {
+		if compareStorePaths(paths[i-1], paths[i]) >= 0 {
+			return false
+		}
+	}
+	return true
+}

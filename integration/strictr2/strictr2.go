@@ -54,9 +54,20 @@ func New(upstream string, now func() time.Time) (*Proxy, error) {
 			r.SetURL(target)
 			r.Out.Host = r.In.Host // It is signed.
 		},
-		Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},
+		Transport:    &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true},
+		ErrorHandler: badGateway,
 	}
 	return p, nil
+}
+
+// badGateway breaks the connection of a client that is gone anyway, and else
+// says what is wrong with the server.
+func badGateway(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		panic(http.ErrAbortHandler)
+	}
+	problem := problem{http.StatusBadGateway, "BadGateway", err.Error()}
+	problem.write(w, r)
 }
 
 // Requests returns how many requests of an operation have come, refused ones

@@ -20,6 +20,15 @@ func NewKey(name string) nix.PrivateKey {
 	return must(nix.ParsePrivateKey(name + ":" + base64.StdEncoding.EncodeToString(secret)))
 }
 
+// Trust returns the public halves of the keys.
+func Trust(keys ...nix.PrivateKey) nix.PublicKeys {
+	public := make([]nix.PublicKey, len(keys))
+	for i, k := range keys {
+		public[i] = k.PublicKey()
+	}
+	return must(nix.NewPublicKeys(public...))
+}
+
 // StorePath returns the path of the packages of this name, such as "hello-1.0".
 func StorePath(name string) nix.StorePath {
 	sum := sha256.Sum256([]byte("store path " + name))

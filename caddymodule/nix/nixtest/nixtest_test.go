@@ -22,11 +22,7 @@ func TestNewPackage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		trusted, err := nix.NewPublicKeys(key.PublicKey())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := trusted.Verify(n); err != nil {
+		if _, err := nixtest.Trust(key).Verify(n); err != nil {
 			t.Error(err)
 		}
 		if got := nix.SHA256(sha256.Sum256(p.NAR)); got != n.NARHash || int64(len(p.NAR)) != n.NARSize {

@@ -102,11 +102,12 @@ func (b *body) pass(limit int64) int64 {
 		if !g.holds("", b.path) {
 			continue
 		}
-		if g.offset <= b.next {
+		switch {
+		case g.offset == b.next:
 			g.wait(b.ctx)
-			continue
+		case g.offset > b.next:
+			limit = min(limit, g.offset)
 		}
-		limit = min(limit, g.offset)
 	}
 	return limit
 }

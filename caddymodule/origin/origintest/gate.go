@@ -3,6 +3,7 @@ package origintest
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 )
 
 // Gate keeps operations of a Memory waiting until it is released or their
@@ -16,6 +17,7 @@ type Gate struct {
 	released chan struct{}
 	reach    sync.Once
 	release  sync.Once
+	narrowed atomic.Bool
 }
 
 // Hold keeps operations waiting before they take place, those of a method (as
@@ -25,7 +27,8 @@ func (m *Memory) Hold(method, path string) *Gate {
 }
 
 // HoldBody keeps reads of bodies of path (any path if it is "") waiting where
-// they come to the object's byte at offset. They get the bytes before it.
+// they come to the object's byte at offset. They get the bytes before it; a body
+// that begins behind it is not held.
 func (m *Memory) HoldBody(path string, offset int64) *Gate {
 	return m.addGate(&Gate{path: path, offset: offset})
 }
@@ -46,8 +49,12 @@ func (g *Gate) Reached() <-chan struct{} { return g.reached }
 // more than once.
 func (g *Gate) Release() { g.release.Do(func() { close(g.released) }) }
 
+// HoldNoMore lets operations to come pass; those that wait already go on
+// waiting for Release.
+func (g *Gate) HoldNoMore() { g.narrowed.Store(true) }
+
 func (g *Gate) holds(method, path string) bool {
-	return g.method == method && (g.path == "" || g.path == path) && !g.open()
+	return !g.narrowed.Load() && g.method == method && (g.path == "" || g.path == path) && !g.open()
 }
 
 func (g *Gate) open() bool {

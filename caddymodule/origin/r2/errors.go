@@ -61,6 +61,8 @@ func (o *Origin) problem(ctx context.Context, c *call, op, path string, err erro
 		return unavailable(op, path, err)
 	}
 	switch {
+	case a.status == http.StatusNotImplemented:
+		return fmt.Errorf("%s %s: %w", op, path, a)
 	case a.status >= 500, a.status == http.StatusTooManyRequests, a.status == http.StatusRequestTimeout:
 		return unavailable(op, path, a)
 	case a.status == http.StatusNotFound:

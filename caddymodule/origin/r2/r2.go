@@ -12,9 +12,11 @@ package r2
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -40,7 +42,8 @@ var _ origin.Origin = (*Origin)(nil)
 // New returns the origin that cfg describes. It opens no connection, and reads
 // no file and none of the AWS variables of the environment.
 func New(cfg Config) (*Origin, error) {
-	return newOrigin(cfg, newTransport(inactivity))
+	dialer := &net.Dialer{Timeout: 10 * time.Second}
+	return newOrigin(cfg, newTransport(dialer.DialContext))
 }
 
 func newOrigin(cfg Config, transport *http.Transport) (*Origin, error) {

@@ -30,6 +30,7 @@ type upload struct {
 	path    string
 	id      *string
 	parts   []*types.CompletedPart // handed to senders, which fill them in
+	free    chan []byte            // buffers of parts that are up
 	senders *errgroup.Group
 	sending context.Context // ends with the first sender that fails
 	cancel  context.CancelFunc
@@ -45,7 +46,7 @@ func (o *Origin) beginUpload(ctx context.Context, path, ctype string) (*upload, 
 	if err != nil {
 		return nil, o.problem(ctx, c, "create", path, err)
 	}
-	u := &upload{o: o, ctx: ctx, path: path, id: out.UploadId}
+	u := &upload{o: o, ctx: ctx, path: path, id: out.UploadId, free: make(chan []byte, partsUnderWay+1)}
 	sending, cancel := context.WithCancel(ctx)
 	u.cancel = cancel
 	u.senders, u.sending = errgroup.WithContext(sending)
@@ -65,7 +66,7 @@ func (u *upload) send(data []byte) error {
 	part := &types.CompletedPart{PartNumber: aws.Int32(int32(len(u.parts) + 1))}
 	u.parts = append(u.parts, part)
 	u.senders.Go(func() error {
-		defer u.o.recycle(data)
+		defer func() { u.free <- data[:0] }()
 		return u.sendPart(part, data)
 	})
 	return nil
@@ -87,9 +88,23 @@ func (u *upload) sendPart(part *types.CompletedPart, data []byte) error {
 	return nil
 }
 
+// buffer returns an empty one for the next part. There are never more than free
+// has room for: send has waited for one before the next is asked for.
+func (u *upload) buffer() []byte {
+	select {
+	case b := <-u.free:
+		return b
+	default:
+		return u.o.buffer()
+	}
+}
+
 // wait returns once no sender is left, with the error of the first that failed.
 func (u *upload) wait() error {
 	err := u.senders.Wait()
+	for len(u.free) > 0 {
+		u.o.recycle(<-u.free)
+	}
 	if ended := ended(u.ctx, "create", u.path); ended != nil {
 		return ended
 	}
@@ -121,7 +136,7 @@ func (u *upload) complete(opts origin.CreateOptions) error {
 // week. It has a time of its own: the caller's may be over.
 func (u *upload) abort() error {
 	u.cancel()
-	_ = u.senders.Wait()
+	_ = u.wait()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), abortTimeout)
 	defer cancel()
 	ctx, c := begin(ctx, opAbort)

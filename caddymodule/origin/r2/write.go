@@ -88,11 +88,14 @@ func (s *staged) grow() {
 	if s.opts.Size > 0 {
 		size = int(min(s.opts.Size, int64(s.o.partSize)))
 	}
-	if size >= s.o.partSize || s.upload != nil {
+	switch {
+	case s.upload != nil:
+		s.part = s.upload.buffer()
+	case size >= s.o.partSize:
 		s.part = append(s.o.buffer(), s.part...)
-		return
+	default:
+		s.part = append(make([]byte, 0, size), s.part...)
 	}
-	s.part = append(make([]byte, 0, size), s.part...)
 }
 
 // send hands the gathered part to the upload, and begins that if need be.

@@ -1,0 +1,40 @@
+package caddymodule
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+)
+
+// answer is a response in the making, and what is to be counted of it.
+type answer struct {
+	w      http.ResponseWriter
+	r      *http.Request
+	kind   string
+	status int
+}
+
+// body answers with a short text, whose headers but length are set.
+func (a *answer) body(status int, text string) {
+	a.status = status
+	header := a.w.Header()
+	header.Set("Content-Length", strconv.Itoa(len(text)))
+	header.Set("X-Content-Type-Options", "nosniff")
+	a.w.WriteHeader(status)
+	if a.r.Method != http.MethodHead {
+		io.WriteString(a.w, text)
+	}
+}
+
+// text answers with one line for a person. Clients show it to their user.
+func (a *answer) text(status int, line string) {
+	header := a.w.Header()
+	header.Set("Content-Type", "text/plain; charset=utf-8")
+	header.Set("Cache-Control", "no-store")
+	a.body(status, line+"\n")
+}
+
+func (a *answer) notAllowed(allow string) {
+	a.w.Header().Set("Allow", allow)
+	a.text(http.StatusMethodNotAllowed, a.r.Method+" is not possible here; possible: "+allow)
+}

@@ -1,0 +1,55 @@
+package caddymodule
+
+import (
+	"fmt"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+const appID = "nix_cache"
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// App starts the caches of a config's handlers: a handler itself is not told
+// whether its config is to run, or was only to be validated. It has no settings
+// and need not be written in a config.
+type App struct {
+	caches map[*pooledCache]settings
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  appID,
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// use has a handler's cache started with its limits.
+func (a *App) use(p *pooledCache, s settings) error {
+	if a.caches == nil {
+		a.caches = make(map[*pooledCache]settings)
+	}
+	other, taken := a.caches[p]
+	if taken && other.limits() != s.limits() {
+		return fmt.Errorf("disk, memory: caches %q and %q share %s, so give both the same sizes", other.name, s.name, p.key)
+	}
+	a.caches[p] = s
+	return nil
+}
+
+// Start opens the tiers, or applies what has changed since the last config.
+func (a *App) Start() error {
+	for p, s := range a.caches {
+		p.cache.SetLimits(s.limits())
+		p.cache.Start()
+	}
+	return nil
+}
+
+// Stop does nothing: the caches end when the last handler gives them back.
+func (a *App) Stop() error { return nil }
+
+var _ caddy.App = (*App)(nil)

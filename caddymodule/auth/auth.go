@@ -1,0 +1,141 @@
+// Package auth tells who makes a request, and what they may do: named tokens,
+// presented as Bearer or as the password of Basic, which is all that Nix can send.
+//
+// It keeps hashes of the secrets only, and compares in a time that depends on
+// nothing but the length of what was presented.
+package auth
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// ErrNoCredential says that a request has no Authorization, or one that is
+// neither Basic nor Bearer or holds no token.
+var ErrNoCredential = errors.New("no credential")
+
+// ErrUnknownCredential says that the token presented is none of ours.
+var ErrUnknownCredential = errors.New("unknown credential")
+
+// Rights is a set of things that the holder of a token may do.
+type Rights uint8
+
+const (
+	Read   Rights = 1 << iota // GET and HEAD where the cache is private
+	Upload                    // PUT
+	Delete                    // DELETE
+)
+
+var rightNames = map[string]Rights{"read": Read, "upload": Upload, "delete": Delete}
+
+// ParseRights parses names of rights: "read", "upload", "delete".
+func ParseRights(names []string) (Rights, error) {
+	var rights Rights
+	for _, name := range names {
+		r, ok := rightNames[name]
+		if !ok {
+			return 0, fmt.Errorf("unknown right %q: expected read, upload or delete", name)
+		}
+		rights |= r
+	}
+	return rights, nil
+}
+
+// Has reports whether all of want are among the rights.
+func (r Rights) Has(want Rights) bool { return r&want == want }
+
+// Token is who makes a request. Its zero value is nobody.
+type Token struct {
+	Name   string
+	Rights Rights
+}
+
+// Secret is the hash of a token's secret.
+type Secret [sha256.Size]byte
+
+// hashPrefix marks a secret that is given by its hash.
+const hashPrefix = "sha256:"
+
+// ParseSecret takes a secret, or "sha256:" and the 64 hexadecimal digits of the
+// SHA-256 of one. Its errors don't show it.
+func ParseSecret(s string) (Secret, error) {
+	digits, hashed := strings.CutPrefix(s, hashPrefix)
+	switch {
+	case s == "":
+		return Secret{}, errors.New("the secret is empty")
+	case !hashed:
+		return sha256.Sum256([]byte(s)), nil
+	}
+	sum, err := hex.DecodeString(digits)
+	if err != nil || len(sum) != sha256.Size {
+		return Secret{}, errors.New("after sha256: expected 64 hexadecimal digits")
+	}
+	return Secret(sum), nil
+}
+
+// Tokens are those that are known. The zero value knows none. It is immutable
+// once it is in use.
+type Tokens struct {
+	known []known
+}
+
+type known struct {
+	secret Secret
+	token  Token
+}
+
+// Add makes a token known. It is an error if its secret is known already, since
+// then nobody could tell which of the two is meant.
+func (ts *Tokens) Add(token Token, secret Secret) error {
+	for _, k := range ts.known {
+		if k.secret == secret {
+			return fmt.Errorf("tokens %s and %s have the same secret: give each its own", k.token.Name, token.Name)
+		}
+	}
+	ts.known = append(ts.known, known{secret, token})
+	return nil
+}
+
+// Any reports whether a token is known that has the right.
+func (ts *Tokens) Any(right Rights) bool {
+	for _, k := range ts.known {
+		if k.token.Rights.Has(right) {
+			return true
+		}
+	}
+	return false
+}
+
+// Identify tells whose token the request presents: ErrNoCredential if none,
+// ErrUnknownCredential if nobody's.
+func (ts *Tokens) Identify(r *http.Request) (Token, error) {
+	presented, ok := credential(r)
+	if !ok {
+		return Token{}, ErrNoCredential
+	}
+	sum := sha256.Sum256([]byte(presented))
+	found := -1
+	for i := range ts.known { // all of them, whichever matches
+		same := subtle.ConstantTimeCompare(sum[:], ts.known[i].secret[:])
+		found = subtle.ConstantTimeSelect(same, i, found)
+	}
+	if found < 0 {
+		return Token{}, ErrUnknownCredential
+	}
+	return ts.known[found].token, nil
+}
+
+// credential returns the token that the request presents.
+func credential(r *http.Request) (string, bool) {
+	if _, password, ok := r.BasicAuth(); ok {
+		return password, password != ""
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	token = strings.TrimSpace(token)
+	return token, strings.EqualFold(scheme, "Bearer") && token != ""
+}

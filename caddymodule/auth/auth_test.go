@@ -1,0 +1,122 @@
+package auth
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+func tokens(t *testing.T, secrets map[string]Token) *Tokens {
+	t.Helper()
+	var ts Tokens
+	for secret, token := range secrets {
+		s, err := ParseSecret(secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ts.Add(token, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return &ts
+}
+
+func hashed(secret string) string {
+	sum := sha256.Sum256([]byte(secret))
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+func TestIdentify(t *testing.T) {
+	ts := tokens(t, map[string]Token{
+		"open sesame":      {"ci", Upload},
+		hashed("by hash"):  {"janitor", Delete | Upload},
+		"sEcreT:withcolon": {"colon", Read},
+	})
+	basic := func(user, password string) string {
+		r := &http.Request{Header: http.Header{}}
+		r.SetBasicAuth(user, password)
+		return r.Header.Get("Authorization")
+	}
+	for _, test := range []struct {
+		name, header string
+		want         string
+		err          error
+	}{
+		{"bearer", "Bearer open sesame", "ci", nil},
+		{"scheme in lower case", "bearer open sesame", "ci", nil},
+		{"basic with any user", basic("anybody", "open sesame"), "ci", nil},
+		{"basic without user", basic("", "by hash"), "janitor", nil},
+		{"password with a colon", basic("u", "sEcreT:withcolon"), "colon", nil},
+		{"given by its hash", "Bearer by hash", "janitor", nil},
+		{"the hash is not the secret", "Bearer " + hashed("by hash"), "", ErrUnknownCredential},
+		{"wrong", "Bearer open sesam", "", ErrUnknownCredential},
+		{"longer", "Bearer open sesame!", "", ErrUnknownCredential},
+		{"user name in place of the password", basic("open sesame", "x"), "", ErrUnknownCredential},
+		{"none", "", "", ErrNoCredential},
+		{"empty bearer", "Bearer ", "", ErrNoCredential},
+		{"empty password", basic("open sesame", ""), "", ErrNoCredential},
+		{"malformed basic", "Basic !!!", "", ErrNoCredential},
+		{"other scheme", "Digest open sesame", "", ErrNoCredential},
+		{"scheme alone", "Bearer", "", ErrNoCredential},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := &http.Request{Header: http.Header{}}
+			if test.header != "" {
+				r.Header.Set("Authorization", test.header)
+			}
+			got, err := ts.Identify(r)
+			if got.Name != test.want || !errors.Is(err, test.err) {
+				t.Errorf("Identify = %q, %v; want %q, %v", got.Name, err, test.want, test.err)
+			}
+		})
+	}
+}
+
+func TestNobodyIsKnownToTheZeroTokens(t *testing.T) {
+	var ts Tokens
+	r := &http.Request{Header: http.Header{"Authorization": {"Bearer x"}}}
+	if _, err := ts.Identify(r); !errors.Is(err, ErrUnknownCredential) {
+		t.Errorf("Identify: %v, want ErrUnknownCredential", err)
+	}
+	if ts.Any(Read) || ts.Any(Upload) || ts.Any(Delete) {
+		t.Error("the zero Tokens grants a right")
+	}
+}
+
+func TestSecretsThatAreRefused(t *testing.T) {
+	for _, secret := range []string{"", "sha256:", "sha256:1234", "sha256:" + strings.Repeat("zz", 32), hashed("x") + "00"} {
+		_, err := ParseSecret(secret)
+		if err == nil {
+			t.Errorf("ParseSecret(%q) accepted", secret)
+		} else if len(secret) > 10 && strings.Contains(err.Error(), secret[8:]) {
+			t.Errorf("the error shows the secret: %v", err)
+		}
+	}
+}
+
+func TestOneSecretForTwoTokensIsRefused(t *testing.T) {
+	ts := tokens(t, map[string]Token{"same": {"a", Upload}})
+	secret, err := ParseSecret(hashed("same"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ts.Add(Token{"b", Delete}, secret); err == nil {
+		t.Error("a second token with the same secret was accepted")
+	}
+}
+
+func TestRights(t *testing.T) {
+	rights, err := ParseRights([]string{"upload", "delete"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !rights.Has(Upload) || !rights.Has(Delete) || rights.Has(Read) {
+		t.Errorf("rights = %b", rights)
+	}
+	if _, err := ParseRights([]string{"write"}); err == nil {
+		t.Error("an unknown right was accepted")
+	}
+}

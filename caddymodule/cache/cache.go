@@ -1,0 +1,189 @@
+// Package cache serves an origin's immutable files from memory and disk.
+//
+// A request goes memory → disk → negative entry → origin. What has to come
+// from the origin is fetched once, however many ask for it: the first request
+// begins a fill, the others join it, and all are served while it runs. The fill
+// belongs to the cache. No client slows it down, and none ends it by leaving.
+//
+// Small files (narinfos) are read whole and live in memory and on disk; large
+// ones (NARs) live on disk only, from where the kernel serves them best. The
+// kinds differ by a row in the table of kinds.go, not by code paths of their own.
+//
+// A cache may forget, but never lie: nothing is stored before it is whole and
+// its hash agrees where its name tells one, and after Forget no reader sees
+// what was there before.
+//
+// The package deliberately knows nothing of HTTP, of uploads and of how an
+// origin is reached.
+package cache
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
+)
+
+// Limits bound a cache's tiers.
+type Limits struct {
+	Memory int64 // in bytes; 0 turns the memory tier off
+	Disk   disk.Limits
+}
+
+// Cache is the tiers and the fills of one directory. All methods may be called
+// concurrently.
+type Cache struct {
+	dir string // of the disk tier; "" without one
+	log *slog.Logger
+
+	started  sync.Once
+	memory   memory
+	negative negative
+	disk     atomic.Pointer[disk.Tier] // nil while it can't be had
+
+	ctx    context.Context // ends the retries to open the disk tier
+	cancel context.CancelFunc
+	work   sync.WaitGroup // flights, and the opening of the disk tier
+
+	mu struct {
+		sync.Mutex
+		limits  Limits
+		flights map[string]*flight
+		landed  uint64 // flights that have ended
+		forgets uint64 // calls of Forget
+		started bool
+		closing bool
+	}
+}
+
+// New returns a cache with its disk tier in dir, or without one if dir is "".
+// It opens nothing: that is for Start.
+func New(dir string, limits Limits, log *slog.Logger) *Cache {
+	c := &Cache{dir: dir, log: log}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.mu.limits = limits
+	c.mu.flights = make(map[string]*flight)
+	return c
+}
+
+// Start opens the tiers; the first look-up does it if nobody else did. A disk
+// tier that can't be opened is left out and tried again every few seconds:
+// the cache works without it.
+func (c *Cache) Start() { c.started.Do(c.start) }
+
+func (c *Cache) start() {
+	c.mu.Lock()
+	limits, closing := c.mu.limits, c.mu.closing
+	if !closing {
+		c.mu.started = true
+		c.work.Add(1)
+	}
+	c.mu.Unlock()
+	if closing {
+		return
+	}
+	c.setMemory(limits.Memory)
+	if c.dir == "" || c.openDisk() {
+		c.work.Done()
+		return
+	}
+	go c.keepOpeningDisk()
+}
+
+// diskRetry is how often a disk tier that can't be had is tried again.
+const diskRetry = 2 * time.Second
+
+func (c *Cache) keepOpeningDisk() {
+	defer c.work.Done()
+	tick := time.NewTicker(diskRetry)
+	defer tick.Stop()
+	for {
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-tick.C:
+			if c.openDisk() {
+				c.log.Info("disk tier opened after all", "dir", c.dir)
+				return
+			}
+		}
+	}
+}
+
+func (c *Cache) openDisk() bool {
+	c.mu.Lock()
+	limits := c.mu.limits.Disk
+	c.mu.Unlock()
+	tier, err := disk.Open(c.dir, limits, c.log)
+	if err != nil {
+		c.log.Error("serving without the disk tier", "error", err)
+		return false
+	}
+	c.disk.Store(tier)
+	return true
+}
+
+func (c *Cache) setMemory(limit int64) {
+	if err := c.memory.setLimit(limit); err != nil {
+		c.log.Error("serving without the memory tier", "error", err)
+	}
+}
+
+// SetLimits changes the limits of the tiers, in use or not yet started.
+func (c *Cache) SetLimits(limits Limits) {
+	c.mu.Lock()
+	c.mu.limits = limits
+	started := c.mu.started
+	c.mu.Unlock()
+	if !started {
+		return
+	}
+	c.setMemory(limits.Memory)
+	if tier := c.disk.Load(); tier != nil {
+		tier.SetLimits(limits.Disk)
+	}
+}
+
+// Close ends the cache once the readers of its running fills are done; fills
+// that nobody reads end at once. Objects that are open stay readable, and
+// look-ups after Close go to the origin.
+func (c *Cache) Close() error {
+	c.mu.Lock()
+	c.mu.closing = true
+	flights := slices.Collect(maps.Values(c.mu.flights))
+	c.mu.Unlock()
+
+	c.cancel()
+	for _, f := range flights {
+		f.abandon()
+	}
+	c.started.Do(func() {}) // not any more
+	c.work.Wait()
+	c.setMemory(0)
+	if tier := c.disk.Swap(nil); tier != nil {
+		return tier.Close()
+	}
+	return nil
+}
+
+// Tiers reports the state of the tiers.
+func (c *Cache) Tiers() Tiers {
+	t := Tiers{Memory: c.memory.counters()}
+	if tier := c.disk.Load(); tier != nil {
+		t.Disk = tier.Counters()
+		t.DiskOpen = true
+	}
+	return t
+}
+
+// Tiers is the state of a cache's tiers.
+type Tiers struct {
+	Memory   disk.Counters
+	Disk     disk.Counters
+	DiskOpen bool
+}

@@ -1,0 +1,505 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/origintest"
+)
+
+const (
+	testPart = 1 << 20
+	testDisk = 64 << 20
+)
+
+// bench is a cache before an origin in memory.
+type bench struct {
+	*testing.T
+	origin   *origintest.Memory
+	cache    *Cache
+	files    *Namespace
+	counters *Counters
+	dir      string
+}
+
+var remote = Policy{NegativeTTL: time.Hour, PartSize: testPart, Parallel: 4}
+
+func newBench(t *testing.T) *bench { return benchIn(t, t.TempDir(), origintest.NewMemory()) }
+
+func benchIn(t *testing.T, dir string, o *origintest.Memory) *bench {
+	b := &bench{T: t, origin: o, counters: new(Counters), dir: dir}
+	limits := Limits{Memory: 4 << 20, Disk: disk.Limits{Bytes: testDisk}}
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	b.cache = New(dir, limits, log)
+	b.files = b.cache.Namespace(o.String(), o, remote, b.counters, log)
+	t.Cleanup(b.close)
+	return b
+}
+
+func (b *bench) close() {
+	if err := b.cache.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		b.Error(err)
+	}
+}
+
+// settle waits until no flight is under way.
+func (b *bench) settle() {
+	b.Helper()
+	b.until("flights have landed", func() bool {
+		b.cache.mu.Lock()
+		defer b.cache.mu.Unlock()
+		return len(b.cache.mu.flights) == 0
+	})
+}
+
+// until waits for a condition.
+func (b *bench) until(what string, met func() bool) {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(b.Context(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !met() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			b.Fatalf("waiting until %s: %v", what, ctx.Err())
+		}
+	}
+}
+
+// get reads a whole file through the cache.
+func (b *bench) get(p nix.CachePath) ([]byte, Result, error) {
+	o, err := b.files.Open(b.Context(), p)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer o.Close()
+	data, err := io.ReadAll(o.Body)
+	return data, o.Result, err
+}
+
+func (b *bench) wantGet(p nix.CachePath, want []byte, result Result) {
+	b.Helper()
+	got, how, err := b.get(p)
+	if err != nil || !bytes.Equal(got, want) || how != result {
+		b.Errorf("get %s: %d bytes, %v, %v; want %d bytes, %v", p, len(got), how, err, len(want), result)
+	}
+}
+
+func (b *bench) wantOps(method string, want int) {
+	b.Helper()
+	if got := b.origin.Ops(method); got != want {
+		b.Errorf("%d %s operations at the origin, want %d", got, method, want)
+	}
+}
+
+// put makes a package of about size bytes and stores it at the origin.
+func (b *bench) put(name string, size int) (narinfo, nar nix.CachePath, pkg nixtest.Package) {
+	pkg = nixtest.NewPackage(name, size, nixtest.SignedBy(nixtest.NewKey("test-1")))
+	narinfo, nar = nix.NARInfoPath(pkg.NARInfo.StorePath), pkg.NARInfo.NARPath()
+	b.origin.Put(narinfo.String(), pkg.Text())
+	b.origin.Put(nar.String(), pkg.File)
+	return narinfo, nar, pkg
+}
+
+func TestNARInfoIsFetchedOnce(t *testing.T) {
+	b := newBench(t)
+	p, _, pkg := b.put("a", 100)
+	b.wantGet(p, pkg.Text(), Miss)
+	b.settle()
+	b.wantGet(p, pkg.Text(), Memory)
+	b.wantOps("open", 1)
+	b.wantOps("stat", 0)
+}
+
+func TestNARIsFetchedOnce(t *testing.T) {
+	for _, size := range []int{1, 1000, testPart - 200, testPart, testPart + 1, 5*testPart + 12345} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			b := newBench(t)
+			_, p, pkg := b.put("a", size)
+			b.wantGet(p, pkg.File, Miss)
+			b.settle()
+			b.wantGet(p, pkg.File, Disk)
+			b.wantOps("open", (len(pkg.File)+testPart-1)/testPart)
+			b.wantOps("stat", 0)
+			if got := b.counters.Outcomes()["stored"]; got != 1 {
+				t.Errorf("%d fills stored, want 1", got)
+			}
+		})
+	}
+}
+
+func TestRestartFindsEverythingOnDisk(t *testing.T) {
+	b := newBench(t)
+	info, nar, pkg := b.put("a", 3*testPart)
+	b.get(info)
+	b.get(nar)
+	b.settle()
+	b.close()
+
+	b.origin.ResetOps()
+	again := benchIn(t, b.dir, b.origin)
+	again.wantGet(info, pkg.Text(), Disk)
+	again.wantGet(nar, pkg.File, Disk)
+	again.wantOps("open", 0)
+	again.settle()
+	again.until("the narinfo is in memory", func() bool { _, how, _ := again.get(info); return how == Memory })
+}
+
+func TestManyReadersOneFill(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", 6*testPart)
+	gate := b.origin.HoldBody(p.String(), testPart/2)
+	const readers = 50
+	var group sync.WaitGroup
+	results := make(chan Result, readers)
+	for range readers {
+		group.Go(func() {
+			o, err := b.files.Open(b.Context(), p)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer o.Close()
+			results <- o.Result
+			if got, err := io.ReadAll(o.Body); err != nil || !bytes.Equal(got, pkg.File) {
+				t.Errorf("%d bytes, %v; want %d", len(got), err, len(pkg.File))
+			}
+		})
+	}
+	count := map[Result]int{}
+	for range readers { // all are served while the fill is held
+		count[<-results]++
+	}
+	gate.Release()
+	group.Wait()
+	if count[Miss] != 1 || count[Collapsed] != readers-1 {
+		t.Errorf("results %v, want one miss and the rest collapsed", count)
+	}
+	b.wantOps("open", 7)
+}
+
+func TestReaderLeavesFillGoesOn(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", 3*testPart)
+	gate := b.origin.HoldBody(p.String(), testPart/2)
+	ctx, leave := context.WithCancel(t.Context())
+	o, err := b.files.Open(ctx, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := make([]byte, 1000)
+	if _, err := io.ReadFull(o.Body, first); err != nil || !bytes.Equal(first, pkg.File[:1000]) {
+		t.Errorf("the first bytes did not come while the fill was held: %v", err)
+	}
+	leave()
+	if _, err := io.Copy(io.Discard, o.Body); !errors.Is(err, context.Canceled) {
+		t.Errorf("read after leaving: %v, want context canceled", err)
+	}
+	o.Close()
+	gate.Release()
+	b.settle()
+	b.wantGet(p, pkg.File, Disk)
+}
+
+func TestReaderAheadOfTheStart(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", 6*testPart)
+	gate := b.origin.HoldBody(p.String(), testPart/2)
+	defer gate.Release()
+	o, err := b.files.Open(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	at := int64(2*testPart + 17)
+	if _, err := o.Body.Seek(at, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 1000)
+	if _, err := io.ReadFull(o.Body, got); err != nil || !bytes.Equal(got, pkg.File[at:at+1000]) {
+		t.Errorf("a range behind the held first part did not come: %v", err)
+	}
+}
+
+func TestBrokenBodyIsTakenUpAgain(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", 3*testPart)
+	b.origin.CutBody(p.String(), testPart/2, 3)
+	b.wantGet(p, pkg.File, Miss)
+	b.settle()
+	b.wantGet(p, pkg.File, Disk)
+}
+
+func TestDamagedNARIsNeverServedWhole(t *testing.T) {
+	for _, offset := range []int64{0, testPart + 5, 3 * testPart} {
+		t.Run(fmt.Sprint(offset), func(t *testing.T) {
+			b := newBench(t)
+			_, p, pkg := b.put("a", 3*testPart)
+			b.origin.FlipByte(p.String(), offset, 4) // in each body of one fill
+			got, _, err := b.get(p)
+			var damaged *DamagedError
+			if !errors.As(err, &damaged) || len(got) >= len(pkg.File) {
+				t.Errorf("%d of %d bytes, error %v; want a DamagedError before the end", len(got), len(pkg.File), err)
+			}
+			b.settle()
+			if got := b.counters.Outcomes()["mismatch"]; got != 1 {
+				t.Errorf("%d mismatches counted, want 1", got)
+			}
+			b.wantGet(p, pkg.File, Miss) // the next request fetches anew
+		})
+	}
+}
+
+func TestObjectChangedBetweenParts(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", 3*testPart)
+	var once sync.Once
+	b.origin.OnOpen(func(path string, opts origin.OpenOptions) error {
+		if opts.Offset > 0 {
+			once.Do(func() { b.origin.Put(path, pkg.File) })
+		}
+		return nil
+	})
+	if _, _, err := b.get(p); !errors.Is(err, origin.ErrChanged) {
+		t.Errorf("get: %v, want ErrChanged", err)
+	}
+	b.settle()
+	b.wantGet(p, pkg.File, Miss)
+}
+
+func TestAbsenceIsRememberedUntilForget(t *testing.T) {
+	b := newBench(t)
+	pkg := nixtest.NewPackage("a", 100, nixtest.SignedBy(nixtest.NewKey("test-1")))
+	for _, p := range []nix.CachePath{nix.NARInfoPath(pkg.NARInfo.StorePath), pkg.NARInfo.NARPath()} {
+		t.Run(p.Kind().String(), func(t *testing.T) {
+			b.origin.ResetOps()
+			wantAbsent(t, b, p, Miss)
+			b.settle()
+			wantAbsent(t, b, p, Negative)
+			if _, result, err := b.files.Stat(t.Context(), p); result != Negative || !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("Stat: %v, %v; want negative absence", result, err)
+			}
+			b.wantOps("open", 1)
+			b.wantOps("stat", 0)
+
+			data := pkg.File
+			if p.Kind() == nix.KindNARInfo {
+				data = pkg.Text()
+			}
+			b.origin.Put(p.String(), data)
+			b.files.Forget(p)
+			b.wantGet(p, data, Miss)
+		})
+	}
+}
+
+func wantAbsent(t *testing.T, b *bench, p nix.CachePath, want Result) {
+	t.Helper()
+	_, err := b.files.Open(t.Context(), p)
+	var absent *AbsentError
+	if !errors.As(err, &absent) || absent.Result != want || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("open %s: %v, want absence by %v", p, err, want)
+	}
+}
+
+func TestOutageIsNotAbsence(t *testing.T) {
+	b := newBench(t)
+	info, nar, pkg := b.put("a", 100)
+	b.origin.OnOpen(func(path string, _ origin.OpenOptions) error { return origintest.Unavailable("open", path) })
+	for _, p := range []nix.CachePath{info, nar} {
+		_, err := b.files.Open(t.Context(), p)
+		var unavailable *origin.UnavailableError
+		if !errors.As(err, &unavailable) || errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("open %s: %v, want an UnavailableError", p, err)
+		}
+	}
+	b.settle()
+	b.origin.OnOpen(nil)
+	b.wantGet(info, pkg.Text(), Miss)
+	b.wantGet(nar, pkg.File, Miss)
+}
+
+func TestStatNeverFills(t *testing.T) {
+	b := newBench(t)
+	info, nar, pkg := b.put("a", 2*testPart)
+	for p, size := range map[nix.CachePath]int{info: len(pkg.Text()), nar: len(pkg.File)} {
+		b.origin.ResetOps()
+		got, result, err := b.files.Stat(t.Context(), p)
+		if err != nil || result != Miss || got.Size != int64(size) {
+			t.Errorf("Stat %s = %+v, %v, %v; want size %d by a miss", p, got, result, err, size)
+		}
+		if ops := b.origin.Ops("open") + b.origin.Ops("stat"); ops != 1 {
+			t.Errorf("Stat %s took %d operations, want 1", p, ops)
+		}
+		o, err := b.files.Open(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o.Result != Miss || o.Tag != got.Tag || o.Tag == "" {
+			t.Errorf("open after Stat: %v with tag %q, want a miss with Stat's tag %q", o.Result, o.Tag, got.Tag)
+		}
+		o.Close()
+	}
+}
+
+// A fill that began before a change must not bring back, after Forget, what
+// was there before it.
+func TestForgetDuringFill(t *testing.T) {
+	b := newBench(t)
+	info, nar, pkg := b.put("a", 2*testPart)
+	newer := append(pkg.Text(), "x"...)
+	for _, test := range []struct {
+		path          nix.CachePath
+		before, after []byte
+	}{{info, pkg.Text(), newer}, {nar, pkg.File, pkg.File}} {
+		gate := b.origin.HoldBody(test.path.String(), 10)
+		type answer struct {
+			data []byte
+			err  error
+		}
+		early := make(chan answer)
+		go func() {
+			data, _, err := b.get(test.path)
+			early <- answer{data, err}
+		}()
+		<-gate.Reached()
+		gate.HoldNoMore()
+		b.origin.Put(test.path.String(), test.after)
+		b.files.Forget(test.path)
+		b.wantGet(test.path, test.after, Miss) // not joined to the old fill
+		gate.Release()
+		if got := <-early; got.err == nil && !bytes.Equal(got.data, test.before) && !bytes.Equal(got.data, test.after) {
+			t.Errorf("%s: the early reader got %d bytes of neither version", test.path, len(got.data))
+		}
+		b.settle()
+		if got, _, err := b.get(test.path); err != nil || !bytes.Equal(got, test.after) {
+			t.Errorf("%s: after the old fill ended, %d bytes, %v; want the newer version", test.path, len(got), err)
+		}
+	}
+}
+
+func TestFlippedNARInfoOnDiskIsFetchedAnew(t *testing.T) {
+	b := newBench(t)
+	p, _, pkg := b.put("a", 100)
+	b.get(p)
+	b.settle()
+	b.close()
+	flipFiles(t, b.dir)
+	again := benchIn(t, b.dir, b.origin)
+	again.wantGet(p, pkg.Text(), Miss)
+}
+
+// flipFiles changes a byte of every file below dir/objects.
+func flipFiles(t *testing.T, dir string) {
+	files, err := filepath.Glob(filepath.Join(dir, "objects", "*", "*"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no file in the disk tier: %v", err)
+	}
+	for _, name := range files {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data[len(data)/2] ^= 1
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestTooLargeForTheTierIsPassedThrough(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", testDisk+1)
+	b.wantGet(p, pkg.File, Bypass)
+	o, err := b.files.Open(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	if _, err := o.Body.Seek(-10, io.SeekEnd); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(o.Body); err != nil || !bytes.Equal(got, pkg.File[len(pkg.File)-10:]) {
+		t.Errorf("the end passed through: %x, %v", got, err)
+	}
+}
+
+func TestServesWithoutDisk(t *testing.T) {
+	o := origintest.NewMemory()
+	b := benchIn(t, "", o)
+	info, nar, pkg := b.put("a", 2*testPart)
+	b.wantGet(info, pkg.Text(), Miss)
+	b.settle()
+	b.wantGet(info, pkg.Text(), Memory)
+	b.wantGet(nar, pkg.File, Bypass)
+}
+
+func TestSecondCacheOnOneDirectoryServesWithoutIt(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", testPart)
+	b.wantGet(p, pkg.File, Miss)
+	b.settle()
+	second := benchIn(t, b.dir, b.origin)
+	second.wantGet(p, pkg.File, Bypass)
+	b.close()
+	second.until("the directory is taken over", func() bool { return second.cache.disk.Load() != nil })
+	second.wantGet(p, pkg.File, Disk)
+}
+
+func TestNamespacesShareNothing(t *testing.T) {
+	b := newBench(t)
+	info, nar, pkg := b.put("a", 1000)
+	b.wantGet(info, pkg.Text(), Miss)
+	b.wantGet(nar, pkg.File, Miss)
+	b.settle()
+	other := b.cache.Namespace("another", origintest.NewMemory(), remote, new(Counters), b.files.log)
+	for _, p := range []nix.CachePath{info, nar} {
+		if _, err := other.Open(t.Context(), p); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("open %s in another namespace: %v, want absence", p, err)
+		}
+	}
+}
+
+func TestCloseWaitsForReaders(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", 3*testPart)
+	gate := b.origin.HoldBody(p.String(), 100)
+	o, err := b.files.Open(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error)
+	go func() { closed <- b.cache.Close() }()
+	b.until("the cache is closing", func() bool {
+		b.cache.mu.Lock()
+		defer b.cache.mu.Unlock()
+		return b.cache.mu.closing
+	})
+	_, late, latePkg := b.put("b", 1000)
+	b.wantGet(late, latePkg.File, Bypass) // a request of the old config that comes late
+	gate.Release()
+	if got, err := io.ReadAll(o.Body); err != nil || !bytes.Equal(got, pkg.File) {
+		t.Errorf("reader of a closing cache: %d bytes, %v; want all %d", len(got), err, len(pkg.File))
+	}
+	o.Close()
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	b.cache = New("", Limits{}, b.files.log) // for the Cleanup
+}

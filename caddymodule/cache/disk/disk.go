@@ -1,0 +1,234 @@
+// Package disk is the cache tier on a local disk: whole, immutable files in
+// one directory, under a limit in bytes that is never exceeded.
+//
+//	<dir>/lock              held by flock while a process uses the directory
+//	<dir>/staging/          files being written; emptied when the tier opens
+//	<dir>/objects/<xx>/     256 shards by hash of the key
+//	    <key>,<size>,<tag>,<serial>
+//
+// A file enters objects/ by a rename after its bytes are on disk, and its name
+// carries all that the index must know. So the index is memory only, is read
+// back from names alone, and a file cut short by a crash can't be taken for a
+// whole one: it never got its name, or its length gives it away.
+//
+// Space is reserved before it is written. Files that are open while they are
+// evicted stay readable to their readers.
+//
+// The package deliberately doesn't know what it stores, coalesces nothing and
+// never waits for an origin.
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoRoom says that a file can't be taken in: it is larger than the limit
+// allows, or the file system has less free space than the operator wants kept.
+var ErrNoRoom = errors.New("no room in the disk tier")
+
+// ErrInUse says that another process holds the directory.
+var ErrInUse = errors.New("directory is in use by another process")
+
+// Limits bound the tier's size.
+type Limits struct {
+	// Bytes is the most that the directory may take up, as du counts it.
+	Bytes int64
+
+	// MinFree is the space in bytes to leave free on the file system.
+	MinFree int64
+}
+
+// Meta is what a file's name tells about it.
+type Meta struct {
+	Size int64  // in bytes
+	Tag  string // the writer's validator; letters and digits, may be empty
+}
+
+// Counters are totals since the tier was opened, and its present state.
+type Counters struct {
+	Bytes     int64 // on disk, reserved space included
+	Entries   int64
+	Limit     int64
+	Evictions uint64
+}
+
+// Tier is an open directory. All methods may be called concurrently.
+type Tier struct {
+	dir    string
+	log    *slog.Logger
+	lock   *os.File
+	serial atomic.Uint64
+
+	shards  [shardCount]sync.Once // done when the shard's names are in the index
+	index   index
+	scanned chan struct{} // closed when all shards are
+	stop    chan struct{} // closed by Close
+}
+
+// Open takes the directory, creating it if need be, and begins to read its
+// names in the background; the tier can be used at once. ErrInUse if another
+// process has it.
+func Open(dir string, limits Limits, log *slog.Logger) (*Tier, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open disk tier: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open disk tier %s: %w", dir, err)
+	}
+	t := &Tier{dir: dir, log: log, lock: lock, scanned: make(chan struct{}), stop: make(chan struct{})}
+	t.index.init(limits)
+	if err := t.clearStaging(); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("open disk tier %s: %w", dir, err)
+	}
+	go t.scan()
+	return t, nil
+}
+
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrInUse
+		}
+		return nil, fmt.Errorf("lock: %w", err)
+	}
+	return f, nil
+}
+
+// Close gives the directory up once its names are read or the reading has
+// stopped. Files that are open stay readable; nothing else may be called after.
+func (t *Tier) Close() error {
+	close(t.stop)
+	<-t.scanned
+	return t.lock.Close()
+}
+
+// Scanned is closed when every name in the directory is in the index.
+func (t *Tier) Scanned() <-chan struct{} { return t.scanned }
+
+// Open opens the file stored under key. Absence is fs.ErrNotExist; any other
+// error is the disk's. A file that is not what its name says is removed.
+func (t *Tier) Open(key string) (*os.File, Meta, error) {
+	t.load(shardOf(key))
+	name, meta, ok := t.index.use(key)
+	if !ok {
+		return nil, Meta{}, fs.ErrNotExist
+	}
+	f, err := os.Open(t.path(name))
+	if err == nil {
+		if err = checkSize(f, meta.Size); err == nil {
+			return f, meta, nil
+		}
+		f.Close()
+	}
+	t.removeNamed(name, key)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errWrongSize) {
+		t.log.Warn("disk tier entry dropped: the file was changed by somebody else", "file", t.path(name), "error", err)
+		return nil, Meta{}, fs.ErrNotExist
+	}
+	return nil, Meta{}, fmt.Errorf("open disk tier entry: %w", err)
+}
+
+var errWrongSize = errors.New("size is not the one in the name")
+
+func checkSize(f *os.File, size int64) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if st.Size() != size {
+		return errWrongSize
+	}
+	return nil
+}
+
+// Stat describes the file stored under key without opening it.
+func (t *Tier) Stat(key string) (Meta, bool) {
+	t.load(shardOf(key))
+	return t.index.peek(key)
+}
+
+// Remove takes the file stored under key out of the index and off the disk
+// before it returns. Absence is fine.
+func (t *Tier) Remove(key string) error {
+	t.load(shardOf(key))
+	e, ok := t.index.take(key)
+	if !ok {
+		return nil
+	}
+	return t.unlink(e)
+}
+
+// removeNamed removes the entry only if it is still the file called name.
+func (t *Tier) removeNamed(name, key string) {
+	if e, ok := t.index.takeNamed(key, name); ok {
+		t.unlink(e)
+	}
+}
+
+// unlink deletes a file whose entry has left the index, then gives its space
+// back: the other way round, du could exceed the limit.
+func (t *Tier) unlink(e *entry) error {
+	err := os.Remove(t.path(e.name))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.log.Error("disk tier file not removed", "error", err)
+		return fmt.Errorf("remove disk tier entry: %w", err)
+	}
+	t.index.release(e.cost())
+	return nil
+}
+
+// SetLimits changes the limits, and evicts what is over them.
+func (t *Tier) SetLimits(limits Limits) {
+	t.index.setLimits(limits)
+	t.evictExcess()
+}
+
+// Counters reports the tier's state.
+func (t *Tier) Counters() Counters { return t.index.counters() }
+
+// evictExcess deletes victims until what is reserved fits the limit, or only
+// files being written are left.
+func (t *Tier) evictExcess() {
+	for e := t.index.victim(); e != nil; e = t.index.victim() {
+		t.unlink(e)
+	}
+}
+
+func (t *Tier) path(name string) string {
+	return filepath.Join(t.dir, "objects", shardName(shardOf(keyOf(name))), name)
+}
+
+func (t *Tier) staging() string { return filepath.Join(t.dir, "staging") }
+
+func (t *Tier) clearStaging() error {
+	if err := os.RemoveAll(t.staging()); err != nil {
+		return err
+	}
+	return os.MkdirAll(t.staging(), 0o700)
+}
+
+func shardName(i int) string {
+	const hex = "0123456789abcdef"
+	return string([]byte{hex[i>>4], hex[i&15]})
+}
+
+func (t *Tier) fileName(key string, meta Meta) string {
+	return key + "," + strconv.FormatInt(meta.Size, 10) + "," + meta.Tag + "," + strconv.FormatUint(t.serial.Add(1), 36)
+}

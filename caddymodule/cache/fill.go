@@ -1,0 +1,324 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+)
+
+const (
+	// firstPart is the most that a fill's first range read asks for: little,
+	// since the size of the file, on which all else waits, comes with it.
+	firstPart = 1 << 20
+
+	// maxBreaks is how often in a row a part's body may break without a byte
+	// of progress. What it takes to get a body at all the origin retries itself.
+	maxBreaks  = 4
+	breakDelay = 200 * time.Millisecond // doubles with each break
+
+	copyBuffer = 256 << 10
+	hashBuffer = 1 << 20
+)
+
+// fill brings one large file from the origin into a file of the disk tier, by
+// range reads in parallel, in order of their offset. Readers follow at their
+// own pace: each sees the bytes that are there from its offset on, but nobody
+// the last one before the hash of all agrees with the name. So a damaged copy
+// never makes a complete response.
+type fill struct {
+	path   nix.CachePath
+	info   Info
+	origin origin.Reader
+	source origin.Info
+	file   *disk.File
+	ways   int   // range reads at a time
+	first  int64 // size of the first part
+	part   int64 // size of the others but the last
+
+	mu struct {
+		sync.Mutex
+		written   []int64 // per part: how many bytes of it are there
+		head      int     // the first part that is not whole
+		verified  bool
+		ended     bool
+		err       error
+		changed   chan struct{} // closed and replaced when any of the above changes
+		readers   int
+		abandoned context.CancelFunc // called when the last reader leaves
+	}
+}
+
+func newFill(n *Namespace, p nix.CachePath, source origin.Info, file *disk.File, first int64) *fill {
+	f := &fill{
+		path:   p,
+		info:   Info{Size: source.Size, Tag: nameTag(p)},
+		origin: n.origin,
+		source: source,
+		file:   file,
+		ways:   max(n.policy.Parallel, 1),
+		first:  first,
+		part:   n.policy.PartSize,
+	}
+	f.mu.written = make([]int64, f.parts())
+	f.mu.changed = make(chan struct{})
+	return f
+}
+
+func (f *fill) parts() int {
+	rest := max(f.info.Size-f.first, 0)
+	return 1 + int((rest+f.part-1)/f.part)
+}
+
+// bounds returns where part i begins and ends.
+func (f *fill) bounds(i int) (start, end int64) {
+	if i == 0 {
+		return 0, min(f.first, f.info.Size)
+	}
+	start = f.first + int64(i-1)*f.part
+	return start, min(start+f.part, f.info.Size)
+}
+
+// partAt returns the part that holds the byte at offset.
+func (f *fill) partAt(offset int64) int {
+	if offset < f.first {
+		return 0
+	}
+	return 1 + int((offset-f.first)/f.part)
+}
+
+// run reads everything and returns when it is on file and verified, or nothing
+// goes on any more. body is that of part 0.
+func (f *fill) run(ctx context.Context, body io.ReadCloser) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return f.readPart(ctx, 0, body) })
+	next := make(chan int)
+	g.Go(func() error {
+		defer close(next)
+		for i := 1; i < f.parts(); i++ {
+			select {
+			case next <- i:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	})
+	for range min(f.ways, f.parts()-1) {
+		g.Go(func() error {
+			for i := range next {
+				if err := f.readPart(ctx, i, nil); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error { return f.verify(ctx) })
+	return g.Wait()
+}
+
+// readPart brings part i into the file, and takes up again where a body broke.
+// body is the part's if it is open already.
+func (f *fill) readPart(ctx context.Context, i int, body io.ReadCloser) error {
+	for breaks := 0; ; breaks++ {
+		before := f.writtenOf(i)
+		err := f.readOnce(ctx, i, body)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		var broke *brokenBodyError
+		if !asBroken(err, &broke) {
+			return err
+		}
+		if f.writtenOf(i) > before {
+			breaks = 0
+		}
+		if breaks >= maxBreaks {
+			return unavailable(f.path, broke.err)
+		}
+		if err := pause(ctx, breakDelay<<breaks); err != nil {
+			return err
+		}
+		body = nil
+	}
+}
+
+// readOnce reads what part i lacks by one body.
+func (f *fill) readOnce(ctx context.Context, i int, body io.ReadCloser) error {
+	start, end := f.bounds(i)
+	at := start + f.writtenOf(i)
+	if body == nil {
+		info, opened, err := f.origin.Open(ctx, f.path.String(), origin.OpenOptions{Offset: at, Length: end - at, IfMatch: f.source.ETag})
+		if err != nil {
+			return err
+		}
+		if info.Size != f.info.Size {
+			opened.Close()
+			return origin.ErrChanged
+		}
+		body = opened
+	}
+	defer body.Close()
+	buf := make([]byte, min(copyBuffer, end-at))
+	for at < end {
+		n, err := body.Read(buf[:min(int64(len(buf)), end-at)])
+		if n > 0 {
+			if _, err := f.file.WriteAt(buf[:n], at); err != nil {
+				return fmt.Errorf("fill %s: %w", f.path, err)
+			}
+			at += int64(n)
+			f.advance(i, int64(n))
+		}
+		if err != nil && at < end {
+			return &brokenBodyError{err}
+		}
+	}
+	return nil
+}
+
+// verify hashes what has arrived without a gap, and in the end compares.
+func (f *fill) verify(ctx context.Context) error {
+	hash := sha256.New()
+	buf := make([]byte, min(hashBuffer, f.info.Size))
+	for at := int64(0); at < f.info.Size; {
+		there, changed := f.contiguous()
+		if there == at {
+			select {
+			case <-changed:
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		n, err := f.file.ReadAt(buf[:min(int64(len(buf)), there-at)], at)
+		if err != nil {
+			return fmt.Errorf("fill %s: %w", f.path, err)
+		}
+		hash.Write(buf[:n])
+		at += int64(n)
+	}
+	if got := nix.SHA256(hash.Sum(nil)); got != f.path.FileHash() {
+		return &DamagedError{f.path.String(), fmt.Sprintf("origin's copy hashes to %s, not to its name", got)}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.verified = true
+	f.announce()
+	return nil
+}
+
+// announce wakes all who wait. It is called with the lock held.
+func (f *fill) announce() {
+	close(f.mu.changed)
+	f.mu.changed = make(chan struct{})
+}
+
+func (f *fill) advance(i int, n int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.written[i] += n
+	for f.mu.head < len(f.mu.written) {
+		start, end := f.bounds(f.mu.head)
+		if f.mu.written[f.mu.head] < end-start {
+			break
+		}
+		f.mu.head++
+	}
+	f.announce()
+}
+
+func (f *fill) writtenOf(i int) int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mu.written[i]
+}
+
+// contiguous returns how many bytes are there from the start without a gap.
+func (f *fill) contiguous() (int64, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mu.head == len(f.mu.written) {
+		return f.info.Size, f.mu.changed
+	}
+	start, _ := f.bounds(f.mu.head)
+	return start + f.mu.written[f.mu.head], f.mu.changed
+}
+
+// available returns how many bytes a reader at offset may have now. If none,
+// the channel tells when to ask again, unless the fill has failed.
+func (f *fill) available(offset int64) (n int64, changed <-chan struct{}, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mu.err != nil {
+		return 0, nil, f.mu.err
+	}
+	if f.mu.verified {
+		return f.info.Size - offset, nil, nil
+	}
+	i := f.partAt(offset)
+	start, _ := f.bounds(i)
+	there := min(start+f.mu.written[i], f.info.Size-1)
+	return max(there-offset, 0), f.mu.changed, nil
+}
+
+// end tells the readers how the fill ended.
+func (f *fill) end(err error) {
+	f.mu.Lock()
+	f.mu.ended = true
+	if !f.mu.verified { // what went wrong after that is not the readers' matter
+		f.mu.err = err
+	}
+	f.announce()
+	idle := f.mu.readers == 0
+	f.mu.Unlock()
+	f.file.Abort()
+	if idle {
+		f.file.Close()
+	}
+}
+
+// follow adds a reader; false if the fill has ended.
+func (f *fill) follow(ctx context.Context) (*fillReader, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mu.ended {
+		return nil, false
+	}
+	f.mu.readers++
+	return &fillReader{ctx: ctx, fill: f}, true
+}
+
+func (f *fill) leave() {
+	f.mu.Lock()
+	f.mu.readers--
+	last := f.mu.readers == 0
+	ended, abandoned := f.mu.ended, f.mu.abandoned
+	f.mu.Unlock()
+	switch {
+	case !last:
+	case ended:
+		f.file.Close()
+	case abandoned != nil:
+		abandoned()
+	}
+}
+
+// abandon cancels the fill once it has no readers.
+func (f *fill) abandon(cancel context.CancelFunc) {
+	f.mu.Lock()
+	f.mu.abandoned = cancel
+	idle := f.mu.readers == 0
+	f.mu.Unlock()
+	if idle {
+		cancel()
+	}
+}

@@ -1,0 +1,286 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+)
+
+// flight is one trip to the origin, for all who ask for that file meanwhile.
+//
+//	join ── ready closed: the answer is known, its waiters go on
+//	     ── a fill goes on behind it, followed by its readers
+//	     ── stored in the tiers
+//	     ── landed: look-ups find it in the tiers
+type flight struct {
+	ready  chan struct{}
+	cancel context.CancelFunc
+
+	// The answer, set before ready is closed: one of the three.
+	err   error
+	small *small
+	fill  *fill
+
+	forgotten bool // what it brings must not be stored; guarded by Cache.mu
+}
+
+var (
+	errLanded      = errors.New("fill has landed")
+	errNotStorable = errors.New("file can't be stored")
+)
+
+// join returns the flight for key, beginning one if there is none. nil if a
+// flight has landed since the caller looked at the tiers: what it brought may
+// be what the caller missed.
+func (n *Namespace) join(p nix.CachePath, key string, landed uint64) (*flight, Result) {
+	c := n.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.mu.flights[key]; f != nil {
+		return f, Collapsed
+	}
+	if c.mu.closing {
+		f := &flight{ready: make(chan struct{}), err: errNotStorable}
+		close(f.ready)
+		return f, Bypass
+	}
+	if c.mu.landed != landed {
+		return nil, Miss
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	f := &flight{ready: make(chan struct{}), cancel: cancel}
+	c.mu.flights[key] = f
+	c.work.Go(func() {
+		defer cancel()
+		defer c.land(key, f)
+		if kinds[p.Kind()].small > 0 {
+			n.fetchSmall(ctx, f, p, key)
+		} else {
+			n.fetchLarge(ctx, f, p, key)
+		}
+	})
+	return f, Miss
+}
+
+// open gives a waiter its own object. errLanded if the fill came and went
+// while the waiter was on its way.
+func (f *flight) open(ctx context.Context, result Result) (*Object, error) {
+	var absent *AbsentError
+	switch {
+	case errors.As(f.err, &absent):
+		return nil, &AbsentError{Path: absent.Path, Result: result}
+	case f.err != nil:
+		return nil, f.err
+	case f.small != nil:
+		return memoryObject(f.small, result), nil
+	}
+	r, ok := f.fill.follow(ctx)
+	if !ok {
+		return nil, errLanded
+	}
+	return &Object{Info: f.fill.info, Result: result, Body: r, close: r.Close}, nil
+}
+
+// abandon ends the flight once nobody follows it.
+func (f *flight) abandon() {
+	select {
+	case <-f.ready:
+		if f.fill != nil {
+			f.fill.abandon(f.cancel)
+			return
+		}
+	default:
+	}
+	f.cancel()
+}
+
+// smallTimeout bounds the fetching of a small file, whoever waits for it.
+const smallTimeout = 30 * time.Second
+
+func (n *Namespace) fetchSmall(ctx context.Context, f *flight, p nix.CachePath, key string) {
+	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
+	defer cancel()
+	f.small, f.err = n.readSmall(ctx, p)
+	if errors.Is(f.err, fs.ErrNotExist) {
+		n.cache.unlessForgotten(f, func() { n.cache.negative.add(key, n.policy.NegativeTTL) })
+	}
+	close(f.ready)
+	if f.err != nil {
+		return
+	}
+	n.cache.unlessForgotten(f, func() { n.cache.memory.set(key, f.small) })
+	if !n.local() {
+		n.storeSmall(f, p, key)
+	}
+	n.cache.memory.settle()
+}
+
+// readSmall reads a small file whole from the origin.
+func (n *Namespace) readSmall(ctx context.Context, p nix.CachePath) (*small, error) {
+	limit := kinds[p.Kind()].small
+	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &AbsentError{Path: p.String(), Result: Miss}
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	if info.Size > limit {
+		return nil, &DamagedError{p.String(), fmt.Sprintf("origin's copy has %d bytes, more than the %d of the largest %s", info.Size, limit, p.Kind())}
+	}
+	b := make([]byte, info.Size)
+	if _, err := io.ReadFull(body, b); err != nil {
+		return nil, unavailable(p, err)
+	}
+	return &small{body: b, tag: contentTag(b)}, nil
+}
+
+// unavailable is the error for a body that broke.
+func unavailable(p nix.CachePath, err error) error {
+	var already *origin.UnavailableError
+	if errors.As(err, &already) || errors.Is(err, context.Canceled) {
+		return err
+	}
+	timeout := errors.Is(err, context.DeadlineExceeded)
+	return &origin.UnavailableError{Op: "read", Path: p.String(), Timeout: timeout, Err: err}
+}
+
+// storeSmall writes a small file to the disk tier.
+func (n *Namespace) storeSmall(f *flight, p nix.CachePath, key string) {
+	tier := n.cache.disk.Load()
+	if tier == nil {
+		return
+	}
+	file, err := tier.Create(key, int64(len(f.small.body)))
+	if err == nil {
+		defer file.Close()
+		defer file.Abort()
+		if _, err = file.WriteAt(f.small.body, 0); err == nil {
+			err = file.Commit(f.small.tag, n.cache.admit(f))
+		}
+	}
+	if err != nil {
+		n.log.Warn("not stored on disk", "path", p.String(), "error", err)
+	}
+}
+
+// fetchLarge fills a large file. The first range read brings the size, the
+// origin's validator and the first bytes in one operation.
+func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, key string) {
+	first := min(firstPart, n.policy.PartSize)
+	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{Length: first})
+	if err != nil {
+		n.refuse(f, p, key, err)
+		return
+	}
+	file, err := n.cache.disk.Load().Create(key, info.Size)
+	if err != nil {
+		body.Close()
+		n.log.Warn("passed through, not stored", "path", p.String(), "bytes", info.Size, "error", err)
+		n.refuse(f, p, key, errNotStorable)
+		return
+	}
+	f.fill = newFill(n, p, info, file, first)
+	close(f.ready)
+
+	n.counters.InFlight.Add(1)
+	defer n.counters.InFlight.Add(-1)
+	err = f.fill.run(ctx, body)
+	if err == nil {
+		err = file.Commit("", n.cache.admit(f))
+	}
+	n.count(p, err)
+	f.fill.end(err)
+}
+
+// refuse ends a flight that brings nothing.
+func (n *Namespace) refuse(f *flight, p nix.CachePath, key string, err error) {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = &AbsentError{Path: p.String(), Result: Miss}
+		n.cache.unlessForgotten(f, func() { n.cache.negative.add(key, n.policy.NegativeTTL) })
+	}
+	f.err = err
+	close(f.ready)
+}
+
+// count notes how a fill ended.
+func (n *Namespace) count(p nix.CachePath, err error) {
+	var damaged *DamagedError
+	switch {
+	case err == nil:
+		n.counters.stored.Add(1)
+		return
+	case errors.As(err, &damaged):
+		n.counters.mismatched.Add(1)
+	default:
+		n.counters.failed.Add(1)
+	}
+	n.log.Error("fill failed: nothing stored", "path", p.String(), "error", err)
+}
+
+// admit tells the disk tier whether what the flight brought is still wanted.
+func (c *Cache) admit(f *flight) func() bool {
+	return func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return !f.forgotten
+	}
+}
+
+// unlessForgotten does a quick thing that Forget either prevents or sees.
+func (c *Cache) unlessForgotten(f *flight, do func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !f.forgotten {
+		do()
+	}
+}
+
+// land ends a flight: from here on its file is looked for in the tiers.
+func (c *Cache) land(key string, f *flight) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.landed++
+	if c.mu.flights[key] == f {
+		delete(c.mu.flights, key)
+	}
+}
+
+func (c *Cache) landed() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.landed
+}
+
+func (c *Cache) forgets() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.forgets
+}
+
+// promote brings a small file from disk to memory, unless a Forget since the
+// caller began to read it may have meant this file.
+func (c *Cache) promote(key string, s *small, forgets uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.forgets == forgets {
+		c.memory.set(key, s)
+	}
+}
+
+// remember notes an absence, unless a Forget since the caller asked the origin
+// may have meant this file.
+func (c *Cache) remember(key string, ttl time.Duration, forgets uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.forgets == forgets {
+		c.negative.add(key, ttl)
+	}
+}

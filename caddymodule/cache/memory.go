@@ -1,0 +1,115 @@
+package cache
+
+import (
+	"sync"
+
+	"github.com/dgraph-io/ristretto/v2"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
+)
+
+// small is a small file in memory. It is immutable.
+type small struct {
+	body []byte
+	tag  string
+}
+
+// memory is the tier in memory: ristretto, held to what it is good at. It holds
+// small files only, since it admits without regard to size and what waits for
+// admission is outside its limit. A set may be dropped or come into effect
+// late, so absence from it means "ask the disk", never "ask the origin".
+//
+// A zero memory is closed: it holds nothing.
+type memory struct {
+	mu    sync.RWMutex // held for writing by setLimit only: ristretto panics if it is closed while in use
+	cache *ristretto.Cache[string, *small]
+}
+
+const (
+	smallOverhead = 200  // bytes of memory an entry takes beside its body
+	smallTypical  = 1300 // bytes in all of a typical narinfo's entry
+)
+
+// setLimit changes the limit; 0 closes the tier.
+func (m *memory) setLimit(limit int64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case limit <= 0:
+		m.closeLocked()
+	case m.cache != nil:
+		m.cache.UpdateMaxCost(limit)
+	default:
+		return m.openLocked(limit)
+	}
+	return nil
+}
+
+func (m *memory) openLocked(limit int64) (err error) {
+	m.cache, err = ristretto.NewCache(&ristretto.Config[string, *small]{
+		NumCounters:        max(10*limit/smallTypical, 1000),
+		MaxCost:            limit,
+		BufferItems:        64,
+		Metrics:            true,
+		IgnoreInternalCost: true,
+	})
+	return err
+}
+
+func (m *memory) closeLocked() {
+	if m.cache != nil {
+		m.cache.Close()
+		m.cache = nil
+	}
+}
+
+func (m *memory) get(key string) (*small, bool) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.cache == nil {
+		return nil, false
+	}
+	return m.cache.Get(key)
+}
+
+func (m *memory) set(key string, s *small) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.cache != nil {
+		m.cache.Set(key, s, int64(cap(s.body))+smallOverhead)
+	}
+}
+
+// settle waits until earlier sets have come into effect.
+func (m *memory) settle() {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.cache != nil {
+		m.cache.Wait()
+	}
+}
+
+// forget removes key, a set that is still under way included.
+func (m *memory) forget(key string) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.cache != nil {
+		m.cache.Del(key)
+		m.cache.Wait()
+	}
+}
+
+func (m *memory) counters() disk.Counters {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.cache == nil {
+		return disk.Counters{}
+	}
+	in := m.cache.Metrics
+	return disk.Counters{
+		Bytes:     int64(in.CostAdded() - in.CostEvicted()),
+		Entries:   int64(in.KeysAdded() - in.KeysEvicted()),
+		Limit:     m.cache.MaxCost(),
+		Evictions: in.KeysEvicted(),
+	}
+}

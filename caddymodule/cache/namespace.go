@@ -1,0 +1,261 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+)
+
+// Policy says how a namespace treats its origin.
+type Policy struct {
+	// NegativeTTL is how long absence is remembered; 0: not at all.
+	NegativeTTL time.Duration
+
+	// PartSize is the size in bytes of one range read of a fill. 0 says
+	// that the origin's files are local already: they are served as they are,
+	// and only small files are kept, in memory.
+	PartSize int64
+
+	// Parallel is how many range reads of one fill run at a time.
+	Parallel int
+}
+
+// Counters count a namespace's fills. They are the caller's, so that they
+// outlive the namespace.
+type Counters struct {
+	InFlight atomic.Int64
+
+	stored     atomic.Uint64
+	failed     atomic.Uint64 // broken by the origin or the disk
+	mismatched atomic.Uint64 // the bytes were not what the name says
+	bypassed   atomic.Uint64 // passed through, since it could not be stored
+}
+
+// Outcomes returns how many fills have ended, by how.
+func (c *Counters) Outcomes() map[string]uint64 {
+	return map[string]uint64{
+		"stored":   c.stored.Load(),
+		"failed":   c.failed.Load(),
+		"mismatch": c.mismatched.Load(),
+		"bypass":   c.bypassed.Load(),
+	}
+}
+
+// Namespace is one origin's part of a cache. It is cheap to make.
+type Namespace struct {
+	cache    *Cache
+	prefix   string
+	origin   origin.Reader
+	policy   Policy
+	counters *Counters
+	log      *slog.Logger
+}
+
+// Namespace returns the part of the cache that belongs to the origin that id
+// identifies: equal ids share what is stored, different ones nothing.
+func (c *Cache) Namespace(id string, o origin.Reader, policy Policy, counters *Counters, log *slog.Logger) *Namespace {
+	sum := sha256.Sum256([]byte(id))
+	return &Namespace{cache: c, prefix: nix.EncodeBase32(sum[:5]) + "-", origin: o, policy: policy, counters: counters, log: log}
+}
+
+// key is the path's name in the tiers: safe in a file name, and unique.
+func (n *Namespace) key(p nix.CachePath) string {
+	return n.prefix + strings.TrimPrefix(p.String(), "nar/")
+}
+
+func (n *Namespace) local() bool { return n.policy.PartSize == 0 }
+
+// Open opens a file: a hit, or a fill joined or begun. Absence is an
+// *AbsentError. The context governs the waiting and the Object's Body, not the
+// fill.
+func (n *Namespace) Open(ctx context.Context, p nix.CachePath) (*Object, error) {
+	n.cache.Start()
+	if kinds[p.Kind()].small == 0 && !n.storable() {
+		return n.passThrough(ctx, p)
+	}
+	key := n.key(p)
+	for {
+		landed := n.cache.landed()
+		if o, err := n.lookup(p, key); o != nil || err != nil {
+			return o, err
+		}
+		f, result := n.join(p, key, landed)
+		if f == nil {
+			continue // it has landed in the meantime
+		}
+		select {
+		case <-f.ready:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		o, err := f.open(ctx, result)
+		switch {
+		case errors.Is(err, errLanded):
+			continue
+		case errors.Is(err, errNotStorable):
+			return n.passThrough(ctx, p)
+		}
+		return o, err
+	}
+}
+
+// storable reports whether large files can be stored at present.
+func (n *Namespace) storable() bool { return !n.local() && n.cache.disk.Load() != nil }
+
+// lookup asks the tiers and the negative entries. Neither object nor error:
+// only the origin can tell.
+func (n *Namespace) lookup(p nix.CachePath, key string) (*Object, error) {
+	if s, ok := n.cache.memory.get(key); ok {
+		return memoryObject(s, Memory), nil
+	}
+	if o := n.fromDisk(p, key); o != nil {
+		return o, nil
+	}
+	if n.cache.negative.has(key) {
+		return nil, &AbsentError{Path: p.String(), Result: Negative}
+	}
+	return nil, nil
+}
+
+// fromDisk opens a file from the disk tier; nil if it isn't there, or the disk
+// can't be read.
+func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
+	tier := n.cache.disk.Load()
+	if tier == nil || n.local() {
+		return nil
+	}
+	forgets := n.cache.forgets()
+	f, meta, err := tier.Open(key)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			n.log.Error("disk tier not used for this file", "path", p.String(), "error", err)
+		}
+		return nil
+	}
+	if kinds[p.Kind()].small == 0 {
+		return fileObject(f, Info{Size: meta.Size, Tag: nameTag(p)}, Disk)
+	}
+	defer f.Close()
+	body := make([]byte, meta.Size)
+	if _, err := io.ReadFull(f, body); err != nil || contentTag(body) != meta.Tag {
+		n.log.Error("disk tier entry dropped: its bytes are not the ones that were stored", "path", p.String(), "error", err)
+		tier.Remove(key)
+		return nil
+	}
+	s := &small{body: body, tag: meta.Tag}
+	n.cache.promote(key, s, forgets)
+	return memoryObject(s, Disk)
+}
+
+// Stat describes a file: from the tiers, or else by one operation at the
+// origin. It never begins a fill. Absence is an *AbsentError.
+func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, error) {
+	n.cache.Start()
+	key := n.key(p)
+	if info, result, ok := n.statTiers(p, key); ok {
+		return info, result, nil
+	}
+	if n.cache.negative.has(key) {
+		return Info{}, Negative, &AbsentError{Path: p.String(), Result: Negative}
+	}
+	forgets := n.cache.forgets()
+	info, err := n.statOrigin(ctx, p)
+	if errors.Is(err, fs.ErrNotExist) {
+		n.cache.remember(key, n.policy.NegativeTTL, forgets)
+		err = &AbsentError{Path: p.String(), Result: Miss}
+	}
+	return info, Miss, err
+}
+
+func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) {
+	if s, ok := n.cache.memory.get(key); ok {
+		return Info{Size: int64(len(s.body)), Tag: s.tag}, Memory, true
+	}
+	tier := n.cache.disk.Load()
+	if tier == nil || n.local() {
+		return Info{}, Miss, false
+	}
+	meta, ok := tier.Stat(key)
+	if !ok {
+		return Info{}, Miss, false
+	}
+	if kinds[p.Kind()].small == 0 {
+		meta.Tag = nameTag(p)
+	}
+	return Info{Size: meta.Size, Tag: meta.Tag}, Disk, true
+}
+
+// statOrigin takes a small file's description from its bytes, which cost no
+// more than its description would.
+func (n *Namespace) statOrigin(ctx context.Context, p nix.CachePath) (Info, error) {
+	if kinds[p.Kind()].small > 0 {
+		s, err := n.readSmall(ctx, p)
+		if err != nil {
+			return Info{}, err
+		}
+		return Info{Size: int64(len(s.body)), Tag: s.tag}, nil
+	}
+	info, err := n.origin.Stat(ctx, p.String())
+	return Info{Size: info.Size, Tag: nameTag(p)}, err
+}
+
+// Forget drops every copy of a file, and that it was missing, before it
+// returns. What is being filled is served to those who wait for it, but not
+// stored. To be called after the file has changed at the origin.
+func (n *Namespace) Forget(p nix.CachePath) {
+	key := n.key(p)
+	c := n.cache
+	c.Start()
+	c.mu.Lock()
+	c.mu.forgets++
+	if f := c.mu.flights[key]; f != nil {
+		f.forgotten = true
+		delete(c.mu.flights, key)
+	}
+	c.mu.Unlock()
+
+	c.negative.forget(key)
+	if kinds[p.Kind()].small > 0 {
+		c.memory.forget(key)
+	}
+	if tier := c.disk.Load(); tier != nil {
+		if err := tier.Remove(key); err != nil {
+			n.log.Error("disk tier entry not removed", "path", p.String(), "error", err)
+		}
+	}
+}
+
+// passThrough opens a file at the origin without storing it.
+func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, error) {
+	if kinds[p.Kind()].small > 0 {
+		s, err := n.readSmall(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		return memoryObject(s, Bypass), nil
+	}
+	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &AbsentError{Path: p.String(), Result: Bypass}
+	}
+	if err != nil {
+		return nil, err
+	}
+	n.counters.bypassed.Add(1)
+	seen := Info{Size: info.Size, Tag: nameTag(p)}
+	if f, ok := body.(*os.File); ok {
+		return fileObject(f, seen, Bypass), nil
+	}
+	r := &originReader{ctx: ctx, origin: n.origin, path: p.String(), info: info, body: body}
+	return &Object{Info: seen, Result: Bypass, Body: r, close: r.Close}, nil
+}

@@ -1,0 +1,88 @@
+package cache
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+)
+
+// Result says how a look-up was answered.
+type Result uint8
+
+const (
+	Miss      Result = iota // by a fill that this look-up began
+	Memory                  // from memory
+	Disk                    // from disk
+	Negative                // by the memory of its absence
+	Collapsed               // by a fill that another look-up had begun
+	Bypass                  // straight from the origin: nothing is stored
+)
+
+func (r Result) String() string {
+	return [...]string{"miss", "memory", "disk", "negative", "collapsed", "bypass"}[r]
+}
+
+// Info describes a file as clients see it.
+type Info struct {
+	Size int64  // in bytes
+	Tag  string // validator: the same for the same bytes, wherever they come from
+}
+
+// Object is a file that is open for reading.
+type Object struct {
+	Info
+	Result Result
+
+	// Body is an *os.File for a file on disk, a *bytes.Reader in Bytes'
+	// stead for one in memory, and else a reader that waits for what it
+	// is asked for. The caller closes the Object, not the Body.
+	Body io.ReadSeeker
+
+	// Bytes is the whole file, if it is in memory; it must not be changed.
+	Bytes []byte
+
+	close func() error
+}
+
+// Close releases the object. It may be called once.
+func (o *Object) Close() error {
+	if o.close == nil {
+		return nil
+	}
+	return o.close()
+}
+
+func memoryObject(s *small, result Result) *Object {
+	return &Object{
+		Info:   Info{Size: int64(len(s.body)), Tag: s.tag},
+		Result: result,
+		Body:   bytes.NewReader(s.body),
+		Bytes:  s.body,
+	}
+}
+
+func fileObject(f *os.File, info Info, result Result) *Object {
+	return &Object{Info: info, Result: result, Body: f, close: f.Close}
+}
+
+// AbsentError is absence, which is fs.ErrNotExist, and how it is known:
+// Negative, Miss, Collapsed or Bypass.
+type AbsentError struct {
+	Path   string
+	Result Result
+}
+
+func (e *AbsentError) Error() string { return fmt.Sprintf("open %s: %v", e.Path, fs.ErrNotExist) }
+
+func (e *AbsentError) Unwrap() error { return fs.ErrNotExist }
+
+// DamagedError says that the origin's copy is not what its name promises, so
+// it is neither stored nor served.
+type DamagedError struct {
+	Path   string
+	Reason string
+}
+
+func (e *DamagedError) Error() string { return fmt.Sprintf("open %s: %s", e.Path, e.Reason) }

@@ -1,0 +1,222 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/dustin/go-humanize"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/auth"
+	"github.com/stevedores-org/nix-cache/caddymodule/cache"
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+)
+
+// Value is the text of a setting. It may hold placeholders, so sizes, numbers
+// and durations are text too; in JSON a number may stand without quotes.
+type Value string
+
+// UnmarshalJSON takes a string or a number.
+func (v *Value) UnmarshalJSON(b []byte) error {
+	var n json.Number
+	if len(b) > 0 && b[0] != '"' && json.Unmarshal(b, &n) == nil {
+		*v = Value(n)
+		return nil
+	}
+	return json.Unmarshal(b, (*string)(v))
+}
+
+// literal reports whether the value holds no placeholder.
+func (v Value) literal() bool { return !strings.Contains(string(v), "{") }
+
+// DiskConfig is the tier on disk.
+type DiskConfig struct {
+	// Its directory, which no other process may use at the same time.
+	// Default: nix-cache/tier in Caddy's data directory.
+	Path Value `json:"path,omitempty"`
+
+	// The most that the directory may take up. Default: 10GiB.
+	Size Value `json:"size,omitempty"`
+
+	// Free space to leave on its file system. Default: 1GiB.
+	MinFree Value `json:"min_free,omitempty"`
+
+	// No tier on disk: NARs are passed through, and fetched each time.
+	Off bool `json:"off,omitempty"`
+}
+
+// TokenConfig is a token: who presents its secret, as Bearer or as the
+// password of Basic, has its rights.
+type TokenConfig struct {
+	// The name it has in the logs.
+	Name Value `json:"name,omitempty"`
+
+	// The secret, or sha256: and the hexadecimal SHA-256 of it.
+	Secret Value `json:"secret,omitempty"`
+
+	// Of: read, upload, delete.
+	Rights []string `json:"rights,omitempty"`
+}
+
+// settings are a Handler's values, resolved, with defaults, and checked.
+type settings struct {
+	name          string
+	origin        originSettings
+	memory        int64
+	disk          disk.Limits
+	diskPath      string // "": off
+	negativeTTL   time.Duration
+	tokens        *auth.Tokens
+	trustedKeys   nix.PublicKeys
+	priority      int64
+	narinfoMaxAge time.Duration
+	maxUploadSize int64
+}
+
+func (s settings) limits() cache.Limits {
+	return cache.Limits{Memory: s.memory, Disk: s.disk}
+}
+
+// Defaults. maxUpload is what R2 takes as one object in one request: 5 GiB less
+// 5 MiB (developers.cloudflare.com/r2/platform/limits).
+const (
+	defaultName    = "nix-cache"
+	defaultMemory  = 256 << 20
+	defaultDisk    = 10 << 30
+	defaultMinFree = 1 << 30
+	defaultMaxSize = 5<<30 - 5<<20
+	defaultMaxAge  = 365 * 24 * time.Hour
+	defaultTTL     = 30 * time.Second
+	defaultPrio    = 40
+)
+
+func dataDir(name string) string { return filepath.Join(caddy.AppDataDir(), "nix-cache", name) }
+
+// resolve reads the Handler's values. Its error names the setting.
+func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
+	v := values{repl: repl}
+	s := settings{
+		name:          v.text("name", h.Name, defaultName),
+		memory:        v.size("memory", h.Memory, defaultMemory),
+		negativeTTL:   v.duration("negative_ttl", h.NegativeTTL, defaultTTL),
+		priority:      v.integer("priority", h.Priority, defaultPrio),
+		narinfoMaxAge: v.duration("narinfo_max_age", h.NARInfoMaxAge, defaultMaxAge),
+		maxUploadSize: v.size("max_upload_size", h.MaxUploadSize, defaultMaxSize),
+	}
+	s.origin = h.Origin.resolve(&v)
+	h.Disk.resolve(&v, &s)
+	s.tokens = h.resolveTokens(&v)
+	s.trustedKeys = h.resolveKeys(&v)
+	return s, v.err
+}
+
+func (d *DiskConfig) resolve(v *values, s *settings) {
+	if d == nil {
+		d = &DiskConfig{}
+	}
+	if d.Off || s.origin.local() {
+		return
+	}
+	s.diskPath = v.path("disk", d.Path, dataDir("tier"))
+	s.disk.Bytes = v.size("disk", d.Size, defaultDisk)
+	s.disk.MinFree = v.size("disk", d.MinFree, defaultMinFree)
+	if s.disk.Bytes < disk.MinBytes {
+		v.fail("disk", fmt.Errorf("%d bytes are too few: expected at least %s, or disk off", s.disk.Bytes, humanize.IBytes(disk.MinBytes)))
+	}
+}
+
+func (h *Handler) resolveTokens(v *values) *auth.Tokens {
+	tokens := new(auth.Tokens)
+	all := append([]TokenConfig{{Name: "upload", Secret: h.UploadToken, Rights: []string{"upload"}}}, h.Tokens...)
+	for i, t := range all {
+		name, secret := v.text("token", t.Name, ""), v.text("token", t.Secret, "")
+		if i == 0 && secret == "" {
+			continue // upload_token is not set
+		}
+		rights, err := auth.ParseRights(t.Rights)
+		if err != nil {
+			v.fail("token "+name, err)
+			continue
+		}
+		if secret == "" {
+			h.log.Warn("a token without a secret lets nobody in", "token", name)
+			continue
+		}
+		hash, err := auth.ParseSecret(secret)
+		if err == nil {
+			err = tokens.Add(auth.Token{Name: name, Rights: rights}, hash)
+		}
+		v.fail("token "+name, err)
+	}
+	return tokens
+}
+
+func (h *Handler) resolveKeys(v *values) nix.PublicKeys {
+	var keys []nix.PublicKey
+	for _, value := range h.TrustedPublicKeys {
+		for text := range strings.FieldsSeq(v.text("trusted_public_key", value, "")) {
+			key, err := nix.ParsePublicKey(text)
+			v.fail("trusted_public_key", err)
+			keys = append(keys, key)
+		}
+	}
+	if v.err != nil {
+		return nix.PublicKeys{}
+	}
+	set, err := nix.NewPublicKeys(keys...)
+	v.fail("trusted_public_key", err)
+	return set
+}
+
+// values resolves Values, and keeps the first error.
+type values struct {
+	repl *caddy.Replacer
+	err  error
+}
+
+func (v *values) fail(setting string, err error) {
+	if err != nil && v.err == nil {
+		v.err = fmt.Errorf("%s: %w", setting, err)
+	}
+}
+
+func (v *values) text(setting string, value Value, fallback string) string {
+	s, err := v.repl.ReplaceOrErr(string(value), false, true)
+	v.fail(setting, err)
+	if s == "" {
+		return fallback
+	}
+	return s
+}
+
+func (v *values) path(setting string, value Value, fallback string) string {
+	abs, err := filepath.Abs(v.text(setting, value, fallback))
+	v.fail(setting, err)
+	return abs
+}
+
+func (v *values) size(setting string, value Value, fallback int64) int64 {
+	return resolveAs(v, setting, value, fallback, parseSize)
+}
+
+func (v *values) duration(setting string, value Value, fallback time.Duration) time.Duration {
+	return resolveAs(v, setting, value, fallback, parseDuration)
+}
+
+func (v *values) integer(setting string, value Value, fallback int64) int64 {
+	return resolveAs(v, setting, value, fallback, parseInteger)
+}
+
+func resolveAs[T any](v *values, setting string, value Value, fallback T, parse func(string) (T, error)) T {
+	s := v.text(setting, value, "")
+	if s == "" {
+		return fallback
+	}
+	parsed, err := parse(s)
+	v.fail(setting, err)
+	return parsed
+}

@@ -1,0 +1,202 @@
+package caddymodule
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/cache"
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
+)
+
+// The collectors are of the process, not of a config: Caddy makes a registry
+// with each config, and counters have to survive that.
+var metrics = newMetrics()
+
+const metricsPrefix = "caddy_nix_cache_"
+
+type processMetrics struct {
+	requests, lookups, served, uploads, authFailures *prometheus.CounterVec
+
+	originRequests, originBytes *prometheus.CounterVec
+	originSeconds               *prometheus.HistogramVec
+
+	mu struct {
+		sync.Mutex
+		fills map[string]*cache.Counters // by cache name
+	}
+}
+
+func newMetrics() *processMetrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsPrefix + name, Help: help}, append([]string{"cache"}, labels...))
+	}
+	m := &processMetrics{
+		requests:       counter("requests_total", "Requests answered.", "kind", "method", "status"),
+		lookups:        counter("lookups_total", "Look-ups of files by how they were answered.", "kind", "result"),
+		served:         counter("served_bytes_total", "Bytes of files sent to clients by where they came from.", "kind", "source"),
+		uploads:        counter("uploads_total", "Uploads by how they ended.", "kind", "outcome", "reason"),
+		authFailures:   counter("auth_failures_total", "Requests refused for their credential.", "reason"),
+		originRequests: counter("origin_requests_total", "Requests to the origin. Class is what the origin bills.", "operation", "class", "outcome"),
+		originBytes:    counter("origin_bytes_total", "Bytes of files received from and sent to the origin.", "operation", "class", "outcome"),
+		originSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: metricsPrefix + "origin_request_seconds", Help: "Duration of requests to the origin, the body included.",
+			Buckets: prometheus.ExponentialBuckets(0.005, 2.5, 10),
+		}, []string{"cache", "operation", "class", "outcome"}),
+	}
+	m.mu.fills = make(map[string]*cache.Counters)
+	return m
+}
+
+func (m *processMetrics) collectors() []prometheus.Collector {
+	return []prometheus.Collector{
+		m.requests, m.lookups, m.served, m.uploads, m.authFailures,
+		m.originRequests, m.originBytes, m.originSeconds, fillCollector{m}, tierCollector{},
+	}
+}
+
+// handlerMetrics are the metrics of one cache name.
+type handlerMetrics struct {
+	name  string
+	fills *cache.Counters
+}
+
+// metricsFor enters the collectors into the config's registry.
+func metricsFor(ctx caddy.Context, name string) (*handlerMetrics, error) {
+	for _, c := range metrics.collectors() {
+		err := ctx.GetMetricsRegistry().Register(c)
+		if err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
+			return nil, err
+		}
+	}
+	metrics.mu.Lock()
+	defer metrics.mu.Unlock()
+	fills := metrics.mu.fills[name]
+	if fills == nil {
+		fills = new(cache.Counters)
+		metrics.mu.fills[name] = fills
+	}
+	return &handlerMetrics{name: name, fills: fills}, nil
+}
+
+func (m *handlerMetrics) request(kind, method string, status int) {
+	metrics.requests.WithLabelValues(m.name, kind, method, strconv.Itoa(status)).Inc()
+}
+
+func (m *handlerMetrics) lookup(kind string, result cache.Result) {
+	metrics.lookups.WithLabelValues(m.name, kind, result.String()).Inc()
+}
+
+func (m *handlerMetrics) servedBytes(kind string, result cache.Result, n int64) {
+	source := map[cache.Result]string{cache.Memory: "memory", cache.Disk: "disk", cache.Bypass: "origin"}[result]
+	metrics.served.WithLabelValues(m.name, kind, cmp.Or(source, "fill")).Add(float64(n))
+}
+
+func (m *handlerMetrics) upload(kind, outcome, reason string) {
+	metrics.uploads.WithLabelValues(m.name, kind, outcome, reason).Inc()
+}
+
+func (m *handlerMetrics) authFailure(reason string) {
+	metrics.authFailures.WithLabelValues(m.name, reason).Inc()
+}
+
+func (m *handlerMetrics) observeOrigin(op r2.Operation) {
+	labels := []string{m.name, op.Name, op.Class, op.Outcome}
+	metrics.originRequests.WithLabelValues(labels...).Inc()
+	metrics.originBytes.WithLabelValues(labels...).Add(float64(op.Bytes))
+	metrics.originSeconds.WithLabelValues(labels...).Observe(op.Duration.Seconds())
+}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(metricsPrefix+name, help, append([]string{"cache"}, labels...), nil)
+}
+
+var (
+	fillsInFlightDesc = describe("fills_in_flight", "Fills under way.")
+	fillsDesc         = describe("fills_total", "Fills of large files by how they ended.", "outcome")
+	tierBytesDesc     = describe("tier_bytes", "Bytes that a tier takes up.", "tier")
+	tierEntriesDesc   = describe("tier_entries", "Files in a tier.", "tier")
+	tierLimitDesc     = describe("tier_limit_bytes", "The most bytes that a tier may take up.", "tier")
+	evictionsDesc     = describe("evictions_total", "Files evicted from a tier.", "tier")
+)
+
+// fillCollector reads the counters of the fills.
+type fillCollector struct{ m *processMetrics }
+
+func (fillCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- fillsInFlightDesc
+	ch <- fillsDesc
+}
+
+func (c fillCollector) Collect(ch chan<- prometheus.Metric) {
+	c.m.mu.Lock()
+	defer c.m.mu.Unlock()
+	for name, fills := range c.m.mu.fills {
+		ch <- prometheus.MustNewConstMetric(fillsInFlightDesc, prometheus.GaugeValue, float64(fills.InFlight.Load()), name)
+		for outcome, n := range fills.Outcomes() {
+			ch <- prometheus.MustNewConstMetric(fillsDesc, prometheus.CounterValue, float64(n), name, outcome)
+		}
+	}
+}
+
+// tierCollector reads the state of the caches in the pool. A cache that several
+// handlers share is labelled with all their names.
+type tierCollector struct{}
+
+func (tierCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- tierBytesDesc
+	ch <- tierEntriesDesc
+	ch <- tierLimitDesc
+	ch <- evictionsDesc
+}
+
+func (tierCollector) Collect(ch chan<- prometheus.Metric) {
+	caches.Range(func(_, v any) bool {
+		p := v.(*pooledCache)
+		tiers := p.cache.Tiers()
+		collectTier(ch, p.names.String(), "memory", tiers.Memory)
+		if tiers.DiskOpen {
+			collectTier(ch, p.names.String(), "disk", tiers.Disk)
+		}
+		return true
+	})
+}
+
+func collectTier(ch chan<- prometheus.Metric, name, tier string, c disk.Counters) {
+	gauge := func(desc *prometheus.Desc, n int64) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), name, tier)
+	}
+	gauge(tierBytesDesc, c.Bytes)
+	gauge(tierEntriesDesc, c.Entries)
+	gauge(tierLimitDesc, c.Limit)
+	ch <- prometheus.MustNewConstMetric(evictionsDesc, prometheus.CounterValue, float64(c.Evictions), name, tier)
+}
+
+// nameSet is the names of a cache's users.
+type nameSet struct {
+	mu struct {
+		sync.Mutex
+		names []string
+	}
+}
+
+func (s *nameSet) add(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if i, found := slices.BinarySearch(s.mu.names, name); !found {
+		s.mu.names = slices.Insert(s.mu.names, i, name)
+	}
+}
+
+func (s *nameSet) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Join(s.mu.names, ",")
+}

@@ -1,0 +1,166 @@
+// Package caddymodule is a Caddy HTTP handler that serves a Nix binary cache
+// from memory and disk, in front of an R2 bucket or a local directory.
+//
+// A request goes through ServeHTTP in serve.go to get.go or put.go, and from
+// there to the packages below: cache for what is read, upload for what is
+// written, both over an origin. What Caddy sees is in this package only.
+package caddymodule
+
+import (
+	"fmt"
+	"log/slog"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/auth"
+	"github.com/stevedores-org/nix-cache/caddymodule/cache"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+	"github.com/stevedores-org/nix-cache/caddymodule/upload"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler serves a Nix binary cache: narinfos and NARs, from memory and disk
+// where they are there, else from the origin. With an upload token it also
+// takes in what `nix copy --to` pushes, after checking it.
+//
+// Every value may hold placeholders such as {env.UPLOAD_TOKEN} or
+// {file./run/secrets/token}, which are resolved when the config is loaded.
+// Sizes are written as in 512MiB or 10GB, durations as in 30s or 1d.
+type Handler struct {
+	// The cache's name in /health, logs and metrics. Default: nix-cache.
+	Name Value `json:"name,omitempty"`
+
+	// Where the files live for good. Default: the directory
+	// nix-cache/objects in Caddy's data directory.
+	Origin *OriginConfig `json:"origin,omitempty"`
+
+	// How much memory the narinfos may take up. 0 turns the tier off.
+	// Default: 256MiB.
+	Memory Value `json:"memory,omitempty"`
+
+	// The tier on disk. It is for remote origins: the files of a directory
+	// origin are served as they are.
+	Disk *DiskConfig `json:"disk,omitempty"`
+
+	// How long to remember that the origin lacks a file. 0 turns it off.
+	// Default: 30s.
+	NegativeTTL Value `json:"negative_ttl,omitempty"`
+
+	// The secret of a token named "upload" with the right to upload. Unset or
+	// empty, it lets nobody in.
+	UploadToken Value `json:"upload_token,omitempty"`
+
+	// Further tokens, each with a name and rights of its own.
+	Tokens []TokenConfig `json:"token,omitempty"`
+
+	// Keys, as name:base64, of which one must have signed each narinfo that is
+	// uploaded. A value may hold several, separated by spaces. Default: none,
+	// and signatures are not checked.
+	TrustedPublicKeys []Value `json:"trusted_public_key,omitempty"`
+
+	// The Priority in /nix-cache-info: clients ask the cache with the lowest
+	// first. Default: 40.
+	Priority Value `json:"priority,omitempty"`
+
+	// How long clients and proxies may keep a narinfo. Default: 1y.
+	NARInfoMaxAge Value `json:"narinfo_max_age,omitempty"`
+
+	// The largest NAR that can be uploaded. Default: 4.995GiB, the most that
+	// R2 takes in one piece.
+	MaxUploadSize Value `json:"max_upload_size,omitempty"`
+
+	// Hand requests for paths that a binary cache does not have to the next
+	// handler. Default: they are answered with 404.
+	PassThru bool `json:"pass_thru,omitempty"`
+
+	set      settings
+	origin   origin.Origin
+	pooled   *pooledCache
+	files    *cache.Namespace
+	receiver *upload.Receiver
+	tokens   *auth.Tokens
+	metrics  *handlerMetrics
+	log      *slog.Logger
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.nix_cache",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision sets the handler up. It touches no disk, takes no lock and reaches
+// no network, since `caddy validate` calls it too: that is for the app's Start.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.log = ctx.Slogger()
+	if err := h.provision(ctx); err != nil {
+		return fmt.Errorf("nix_cache: %w", err)
+	}
+	return nil
+}
+
+func (h *Handler) provision(ctx caddy.Context) (err error) {
+	if h.set, err = h.resolve(caddy.NewReplacer()); err != nil {
+		return err
+	}
+	if h.metrics, err = metricsFor(ctx, h.set.name); err != nil {
+		return err
+	}
+	h.log = h.log.With("cache", h.set.name)
+	if h.origin, err = h.set.origin.open(h); err != nil {
+		return err
+	}
+	h.tokens = h.set.tokens
+	h.receiver = &upload.Receiver{
+		Origin:      h.origin,
+		TrustedKeys: h.set.trustedKeys,
+		MaxSize:     h.set.maxUploadSize,
+		Log:         h.log,
+	}
+	h.warn()
+	return h.joinPool(ctx)
+}
+
+// warn says what an operator should know of a config that is valid.
+func (h *Handler) warn() {
+	if h.tokens.Any(auth.Upload) && h.set.trustedKeys.Len() == 0 {
+		h.log.Warn("uploads are on, but no trusted_public_key is set: whoever has an upload token can publish packages that nobody signed")
+	}
+}
+
+// joinPool takes the cache that an earlier config left, or makes one, and has
+// it started with this config.
+func (h *Handler) joinPool(ctx caddy.Context) error {
+	app, err := ctx.App(appID)
+	if err != nil {
+		return err
+	}
+	h.pooled = takeCache(h.cacheKey(), h.set, h.log)
+	policy := cache.Policy{
+		NegativeTTL: h.set.negativeTTL,
+		PartSize:    h.set.origin.partSize(),
+		Parallel:    h.set.origin.parallel(),
+	}
+	h.files = h.pooled.cache.Namespace(h.origin.String(), h.origin, policy, h.metrics.fills, h.log)
+	return app.(*App).use(h.pooled, h.set)
+}
+
+// Cleanup gives up what Provision took. Requests under way go on.
+func (h *Handler) Cleanup() error {
+	if h.pooled == nil {
+		return nil
+	}
+	return h.pooled.giveBack()
+}
+
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

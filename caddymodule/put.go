@@ -1,0 +1,110 @@
+package caddymodule
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/auth"
+	"github.com/stevedores-org/nix-cache/caddymodule/upload"
+)
+
+// write answers PUT and DELETE: first who it is, then the path, then the body.
+func (h *Handler) write(a *answer, t target) {
+	right := auth.Upload
+	if a.r.Method == http.MethodDelete {
+		right = auth.Delete
+	}
+	token, err := h.authorize(a.r, right)
+	if err == nil && t.err != nil {
+		err = &badPathError{t.err}
+	}
+	if err != nil {
+		h.fail(a, err)
+		a.drain()
+		return
+	}
+	log := h.log.With("token", token.Name, "path", t.path.String())
+	if right == auth.Delete {
+		err = h.receiver.Delete(a.r.Context(), t.path)
+		h.files.Forget(t.path)
+		if err != nil {
+			h.fail(a, err)
+			return
+		}
+		log.Info("deleted")
+		a.text(http.StatusOK, "OK")
+		return
+	}
+	outcome, err := h.receiver.Receive(a.r.Context(), t.path, upload.Body{
+		Reader:   a.r.Body,
+		Size:     a.r.ContentLength,
+		Encoding: strings.ToLower(a.r.Header.Get("Content-Encoding")),
+	})
+	// Also after an error: the origin may have taken what it did not confirm.
+	h.files.Forget(t.path)
+	if err != nil {
+		h.countRejected(a.kind, err)
+		h.fail(a, err)
+		a.drain()
+		return
+	}
+	h.metrics.upload(a.kind, string(outcome), "")
+	log.Info("uploaded", "outcome", string(outcome), "bytes", a.r.ContentLength)
+	status := http.StatusCreated
+	if outcome == upload.Unchanged {
+		status = http.StatusOK
+	}
+	a.text(status, "OK")
+}
+
+// authorize tells whose request it is, if they have the right.
+func (h *Handler) authorize(r *http.Request, right auth.Rights) (auth.Token, error) {
+	if !h.tokens.Any(right) && !h.tokens.Any(auth.Upload) {
+		return auth.Token{}, errUploadsDisabled
+	}
+	token, err := h.tokens.Identify(r)
+	if err == nil && !token.Rights.Has(right) {
+		err = errForbidden
+	}
+	if reason, counted := authReasons[err]; counted {
+		h.metrics.authFailure(reason)
+	}
+	return token, err
+}
+
+var authReasons = map[error]string{
+	auth.ErrNoCredential:      "none",
+	auth.ErrUnknownCredential: "unknown",
+	errForbidden:              "forbidden",
+}
+
+func (h *Handler) countRejected(kind string, err error) {
+	var rejected *upload.RejectedError
+	if errors.As(err, &rejected) {
+		h.metrics.upload(kind, "rejected", string(rejected.Reason))
+		return
+	}
+	h.metrics.upload(kind, "failed", "origin")
+}
+
+const (
+	maxDrainHTTP1 = 4 << 20
+	maxDrainHTTP2 = 64 << 20
+)
+
+// drain reads what a refused client still sends. A client on HTTP/2 that is cut
+// off while it sends takes that for an error of the connection and repeats the
+// request, and one on HTTP/1.1 may miss the answer. One that waits for our 100
+// sends nothing after a refusal.
+func (a *answer) drain() {
+	most := int64(maxDrainHTTP1)
+	switch {
+	case a.r.ProtoMajor >= 2:
+		most = maxDrainHTTP2
+	case a.r.Header.Get("Expect") != "":
+		return
+	}
+	io.CopyN(io.Discard, a.r.Body, most)
+}

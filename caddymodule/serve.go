@@ -1,0 +1,121 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+)
+
+// ServeHTTP answers a request. Paths are relative to where the handler is
+// mounted, and decoded.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	t := h.route(r.URL.Path)
+	if t.serve == nil && h.PassThru {
+		return next.ServeHTTP(w, r)
+	}
+	a := &answer{w: w, r: r, kind: t.kind}
+	h.serve(a, t)
+	h.metrics.request(a.kind, methodLabel(r.Method), a.status)
+	return nil
+}
+
+// target is what a path stands for.
+type target struct {
+	kind  string        // label in metrics
+	path  nix.CachePath // of a file of the cache
+	serve func(*answer) // answers GET and HEAD; nil: there is no such path
+	err   error         // why not
+}
+
+func (h *Handler) route(urlPath string) target {
+	switch path := strings.TrimPrefix(urlPath, "/"); path {
+	case "", "nix-cache-info":
+		return target{kind: "info", serve: h.serveInfo}
+	case "health":
+		return target{kind: "health", serve: h.serveHealth}
+	case "health/ready":
+		return target{kind: "health", serve: h.serveReady}
+	default:
+		p, err := nix.ParseCachePath(path)
+		if err != nil {
+			return target{kind: "other", err: err}
+		}
+		return target{kind: p.Kind().String(), path: p, serve: func(a *answer) { h.get(a, p) }}
+	}
+}
+
+func (h *Handler) serve(a *answer, t target) {
+	file := t.serve == nil || !t.path.IsZero() // or would be one
+	switch a.r.Method {
+	case http.MethodGet, http.MethodHead:
+		if t.serve == nil {
+			a.text(http.StatusNotFound, "there is no such path in a Nix binary cache")
+			return
+		}
+		t.serve(a)
+	case http.MethodPut, http.MethodDelete:
+		if !file {
+			a.notAllowed("GET, HEAD")
+			return
+		}
+		h.write(a, t)
+	default:
+		if file {
+			a.notAllowed("GET, HEAD, PUT, DELETE")
+		} else {
+			a.notAllowed("GET, HEAD")
+		}
+	}
+}
+
+// methodLabel keeps strangers from making up labels.
+func methodLabel(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodDelete:
+		return method
+	default:
+		return "other"
+	}
+}
+
+const infoContentType = "text/x-nix-cache-info"
+
+// serveInfo answers always, whatever state the origin is in: a client that does
+// not get this file gives the cache up, or tries to create it.
+func (h *Handler) serveInfo(a *answer) {
+	header := a.w.Header()
+	header.Set("Content-Type", infoContentType)
+	header.Set("Cache-Control", "public, max-age=3600")
+	a.body(http.StatusOK, fmt.Sprintf("StoreDir: %s\nWantMassQuery: 1\nPriority: %d\n", nix.StoreDir, h.set.priority))
+}
+
+// health is the answer of /health and /health/ready.
+type health struct {
+	Status    string    `json:"status"`
+	Cache     string    `json:"cache"`
+	Timestamp time.Time `json:"timestamp"`
+	Detail    string    `json:"detail,omitempty"`
+}
+
+func (h *Handler) serveHealth(a *answer) {
+	h.healthAnswer(a, http.StatusOK, health{Status: "ok"})
+}
+
+func (h *Handler) healthAnswer(a *answer, status int, body health) {
+	body.Cache, body.Timestamp = h.set.name, time.Now().UTC()
+	text, err := json.Marshal(body)
+	if err != nil {
+		a.text(http.StatusInternalServerError, "internal error")
+		return
+	}
+	header := a.w.Header()
+	header.Set("Content-Type", "application/json")
+	header.Set("Cache-Control", "no-store")
+	a.body(status, string(text)+"\n")
+}

@@ -1,0 +1,101 @@
+package upload
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"hash"
+	"io"
+	"io/fs"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+)
+
+// narContentType is stored with the object, for whoever reads the bucket.
+const narContentType = "application/x-nix-nar"
+
+func (r *Receiver) receiveNAR(ctx context.Context, path nix.CachePath, body Body) (Outcome, error) {
+	if body.Encoding != "" {
+		return "", reject(Malformed, "Content-Encoding %q: a NAR is uploaded as it is; its compression is told by its name", body.Encoding)
+	}
+	if body.Size > r.MaxSize {
+		return "", r.tooLarge()
+	}
+	in := &measured{r: io.LimitReader(clientReader{body}, r.MaxSize+1), sum: sha256.New()}
+
+	present, err := r.Origin.Stat(ctx, path.String())
+	if err == nil && body.Size == present.Size {
+		return r.compareNAR(path, in)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return r.storeNAR(ctx, path, in, body.Size)
+}
+
+// compareNAR reads a NAR that is there already, so that a wrong body is told
+// to be wrong whether it is there or not.
+func (r *Receiver) compareNAR(path nix.CachePath, in *measured) (Outcome, error) {
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		return "", err
+	}
+	if err := r.checkNAR(path, in); err != nil {
+		return "", err
+	}
+	return Unchanged, nil
+}
+
+func (r *Receiver) storeNAR(ctx context.Context, path nix.CachePath, in *measured, size int64) (Outcome, error) {
+	staged, err := r.Origin.Create(ctx, path.String(), origin.CreateOptions{Size: size, ContentType: narContentType})
+	if err != nil {
+		return "", err
+	}
+	defer staged.Abort()
+	if err := copyStaged(staged, in); err != nil {
+		return "", err
+	}
+	if err := r.checkNAR(path, in); err != nil {
+		return "", err
+	}
+	if err := staged.Commit(); err != nil {
+		return "", err
+	}
+	return Stored, nil
+}
+
+func (r *Receiver) checkNAR(path nix.CachePath, in *measured) error {
+	if in.size > r.MaxSize {
+		return r.tooLarge()
+	}
+	if got := nix.SHA256(in.sum.Sum(nil)); got != path.FileHash() {
+		return reject(Mismatch, "the body's SHA-256 is %s, not the one it is named after; nothing was stored", got)
+	}
+	return nil
+}
+
+func (r *Receiver) tooLarge() error {
+	return reject(TooLarge, "larger than the %d bytes that this cache takes", r.MaxSize)
+}
+
+const copyBuffer = 256 << 10
+
+func copyStaged(staged origin.Staged, in *measured) error {
+	// Hide everything but Read and Write: what is in between must see the bytes.
+	_, err := io.CopyBuffer(struct{ io.Writer }{staged}, struct{ io.Reader }{in}, make([]byte, copyBuffer))
+	return err
+}
+
+// measured counts and hashes what is read through it.
+type measured struct {
+	r    io.Reader
+	sum  hash.Hash
+	size int64
+}
+
+func (m *measured) Read(p []byte) (int, error) {
+	n, err := m.r.Read(p)
+	m.sum.Write(p[:n])
+	m.size += int64(n)
+	return n, err
+}

@@ -1,0 +1,188 @@
+package upload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+)
+
+const narinfoContentType = "text/x-nix-narinfo"
+
+// maxRaces is how often a narinfo is tried again when another writer comes
+// between reading and writing it.
+const maxRaces = 4
+
+func (r *Receiver) receiveNARInfo(ctx context.Context, path nix.CachePath, body Body) (Outcome, error) {
+	n, err := r.admit(path, body)
+	if err != nil {
+		return "", err
+	}
+	if err := r.requireNAR(ctx, n); err != nil {
+		return "", err
+	}
+	err = r.writeNARInfo(ctx, path, n, origin.CreateOptions{IfAbsent: true})
+	if err == nil {
+		return Stored, nil
+	}
+	for range maxRaces {
+		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, origin.ErrChanged) {
+			return "", err
+		}
+		var outcome Outcome
+		if outcome, err = r.mergeNARInfo(ctx, path, n); err == nil {
+			return outcome, nil
+		}
+	}
+	return "", &origin.UnavailableError{Op: "create", Path: path.String(), Err: errors.New("other writers kept coming between")}
+}
+
+// admit is the gate: what it lets through is signed by a trusted key, if there
+// are any, and can't be read in two ways.
+func (r *Receiver) admit(path nix.CachePath, body Body) (*nix.NARInfo, error) {
+	text, err := readDecoded(body, nix.MaxNARInfoSize)
+	if err != nil {
+		return nil, err
+	}
+	n, err := nix.ParseNARInfo(text)
+	if err != nil {
+		return nil, reject(Malformed, "%v", err)
+	}
+	if nix.NARInfoPath(n.StorePath) != path {
+		return nil, reject(Malformed, "the narinfo is of %s, which belongs at %s", n.StorePath, nix.NARInfoPath(n.StorePath))
+	}
+	if r.TrustedKeys.Len() == 0 {
+		return n, nil
+	}
+	if _, err := r.TrustedKeys.Verify(n); err != nil {
+		return nil, reject(Untrusted, "%v", err)
+	}
+	return n, nil
+}
+
+// requireNAR checks that the narinfo's NAR is in place: its bytes were checked
+// when it was uploaded.
+func (r *Receiver) requireNAR(ctx context.Context, n *nix.NARInfo) error {
+	info, err := r.Origin.Stat(ctx, n.URL())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return reject(NARMissing, "%s is not in this cache; upload the NAR before its narinfo", n.URL())
+	case err != nil:
+		return err
+	case info.Size != n.FileSize:
+		return reject(Mismatch, "FileSize is %d, but %s has %d bytes", n.FileSize, n.URL(), info.Size)
+	}
+	return nil
+}
+
+func (r *Receiver) writeNARInfo(ctx context.Context, path nix.CachePath, n *nix.NARInfo, opts origin.CreateOptions) error {
+	text, err := n.MarshalText()
+	if err != nil {
+		return fmt.Errorf("receive %s: %w", path, err)
+	}
+	opts.Size, opts.ContentType = int64(len(text)), narinfoContentType
+	staged, err := r.Origin.Create(ctx, path.String(), opts)
+	if err != nil {
+		return err
+	}
+	defer staged.Abort()
+	if _, err := staged.Write(text); err != nil {
+		return err
+	}
+	return staged.Commit()
+}
+
+// mergeNARInfo brings n together with the narinfo that is there: the one there
+// stays, and gains n's signatures. Where both say different things of one store
+// path, as after a build that is not reproducible, the one there stays as it is.
+func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.NARInfo) (Outcome, error) {
+	present, version, err := r.readNARInfo(ctx, path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Stored, r.writeNARInfo(ctx, path, n, origin.CreateOptions{IfAbsent: true})
+	}
+	if err != nil {
+		return "", err
+	}
+	if present == nil { // not a narinfo: whatever wrote it, it is of no use to clients
+		r.Log.Warn("malformed narinfo at the origin replaced", "path", path.String())
+		return Stored, r.writeNARInfo(ctx, path, n, origin.CreateOptions{IfMatch: version})
+	}
+	if !present.SameSignedFields(n) {
+		r.Log.Warn("narinfo kept: an upload of the same store path has other content", "path", path.String(),
+			"store_path", n.StorePath.String(), "kept_nar_hash", present.NARHash.String(), "refused_nar_hash", n.NARHash.String())
+		return Unchanged, nil
+	}
+	merged, err := r.merged(ctx, present, n)
+	if err != nil || merged == nil {
+		return Unchanged, err
+	}
+	return Stored, r.writeNARInfo(ctx, path, merged, origin.CreateOptions{IfMatch: version})
+}
+
+// merged returns what should be at the path in place of present; nil if that
+// is present itself.
+func (r *Receiver) merged(ctx context.Context, present, n *nix.NARInfo) (*nix.NARInfo, error) {
+	m := *present
+	if present.URL() != n.URL() {
+		_, err := r.Origin.Stat(ctx, present.URL())
+		if errors.Is(err, fs.ErrNotExist) {
+			m = *n // the NAR it points to is gone
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	m.Signatures = r.mergedSignatures(present, n)
+	if sameText(&m, present) {
+		return nil, nil
+	}
+	return &m, nil
+}
+
+// mergedSignatures returns present's signatures and n's, which are of the same
+// fingerprint, as far as there is room. Wrong ones under a trusted name, which
+// can only have come past this gate, don't stay.
+func (r *Receiver) mergedSignatures(present, n *nix.NARInfo) []nix.Signature {
+	both := *present
+	both.Signatures = slices.Clone(present.Signatures)
+	for _, sig := range n.Signatures {
+		if !slices.Contains(both.Signatures, sig) && len(both.Signatures) < nix.MaxSignatures {
+			both.Signatures = append(both.Signatures, sig)
+		}
+	}
+	if r.TrustedKeys.Len() > 0 {
+		if _, err := r.TrustedKeys.Verify(&both); err != nil {
+			return n.Signatures
+		}
+	}
+	return both.Signatures
+}
+
+func sameText(a, b *nix.NARInfo) bool {
+	x, errA := a.MarshalText()
+	y, errB := b.MarshalText()
+	return errA == nil && errB == nil && string(x) == string(y)
+}
+
+// readNARInfo reads the narinfo at path and its version; a nil NARInfo if what
+// is there is none.
+func (r *Receiver) readNARInfo(ctx context.Context, path nix.CachePath) (*nix.NARInfo, string, error) {
+	info, body, err := r.Origin.Open(ctx, path.String(), origin.OpenOptions{})
+	if err != nil {
+		return nil, "", err
+	}
+	defer body.Close()
+	text, err := io.ReadAll(io.LimitReader(body, nix.MaxNARInfoSize+1))
+	if err != nil {
+		return nil, "", &origin.UnavailableError{Op: "read", Path: path.String(), Err: err}
+	}
+	n, err := nix.ParseNARInfo(text)
+	if err != nil || nix.NARInfoPath(n.StorePath) != path {
+		return nil, info.ETag, nil
+	}
+	return n, info.ETag, nil
+}

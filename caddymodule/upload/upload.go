@@ -1,0 +1,119 @@
+// Package upload takes in what clients push, and lets nothing into the origin
+// that could harm another client.
+//
+// A NAR is written while it arrives and becomes visible only if its SHA-256 is
+// its name. A narinfo has to pass the gate of nix.ParseNARInfo, to be signed by
+// a trusted key and to find its NAR in place; what is stored is our own
+// rendering of it, and a stored one is never replaced by one that says
+// something else.
+//
+// The package deliberately knows nothing of HTTP, of who uploads, and of caches.
+package upload
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+)
+
+// Outcome says what an upload that was accepted came to.
+type Outcome string
+
+const (
+	Stored    Outcome = "stored"
+	Unchanged Outcome = "unchanged" // it was there already
+)
+
+// Reason is the class of a refusal.
+type Reason string
+
+const (
+	Malformed  Reason = "malformed"   // not what the path stands for
+	Untrusted  Reason = "untrusted"   // no valid signature by a trusted key
+	NARMissing Reason = "nar_missing" // a narinfo whose NAR is not there
+	TooLarge   Reason = "too_large"
+	Mismatch   Reason = "mismatch"   // hash or size is not what was announced
+	Incomplete Reason = "incomplete" // the client did not send it all
+)
+
+// RejectedError says that the client must send something else. Nothing was
+// stored. Its text is one line for the client's user.
+type RejectedError struct {
+	Reason Reason
+	Text   string
+}
+
+func (e *RejectedError) Error() string { return e.Text }
+
+func reject(reason Reason, format string, args ...any) error {
+	return &RejectedError{reason, fmt.Sprintf(format, args...)}
+}
+
+// Body is what a client sends.
+type Body struct {
+	io.Reader
+	Size     int64  // in bytes as sent, -1 if not announced
+	Encoding string // Content-Encoding; "" for none
+}
+
+// Receiver takes uploads for one origin. All methods may be called concurrently.
+type Receiver struct {
+	Origin origin.Origin
+
+	// TrustedKeys are those of which one must have signed a narinfo. If
+	// there are none, signatures are not checked.
+	TrustedKeys nix.PublicKeys
+
+	// MaxSize is the most bytes that a NAR may have.
+	MaxSize int64
+
+	Log *slog.Logger
+}
+
+// Receive stores what belongs at path. Whatever is wrong with the body is a
+// *RejectedError, and nothing has changed; other errors are the origin's.
+func (r *Receiver) Receive(ctx context.Context, path nix.CachePath, body Body) (Outcome, error) {
+	switch path.Kind() {
+	case nix.KindNARInfo:
+		return r.receiveNARInfo(ctx, path, body)
+	case nix.KindNAR:
+		return r.receiveNAR(ctx, path, body)
+	default:
+		return "", reject(Malformed, "%s: files of this kind can't be uploaded", path)
+	}
+}
+
+// Delete removes the file at path. Absence is fs.ErrNotExist.
+func (r *Receiver) Delete(ctx context.Context, path nix.CachePath) error {
+	if _, err := r.Origin.Stat(ctx, path.String()); err != nil {
+		return err
+	}
+	return r.Origin.Delete(ctx, path.String())
+}
+
+// clientReader tells the client's failures from the origin's.
+type clientReader struct{ r io.Reader }
+
+func (c clientReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = &RejectedError{Incomplete, fmt.Sprintf("the body broke off: %v", rootOf(err))}
+	}
+	return n, err
+}
+
+// rootOf is the innermost error, which says most in least words.
+func rootOf(err error) error {
+	for {
+		inner := errors.Unwrap(err)
+		if inner == nil {
+			return err
+		}
+		err = inner
+	}
+}
