@@ -15,7 +15,9 @@ func TestBelowAPrefix(t *testing.T) {
 		}
 		writeFile(t, root+"/index.html", "our home page")
 		c := startCaddy(t, site("http://localhost", `
-	respond /hello "hello from next door"
+	handle /hello {
+		respond "hello from next door"
+	}
 	handle_path /team/* {
 		`+cacheDirective(o)+`
 	}

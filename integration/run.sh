@@ -20,8 +20,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/nix-cache-test
 
 versitygw_version=v1.8.0
-# The C compiler is for the race detector; curl, netcat and the like are not used.
-packages=(ca-certificates gcc git libc6-dev mmdebstrap nix-bin)
+# The C compiler is for the race detector, curl for a snippet of the README.
+packages=(ca-certificates curl gcc git libc6-dev mmdebstrap nix-bin)
 
 die() {
 	printf 'run.sh: %s\n0 passed, 1 failed\n' "$1"
