@@ -141,7 +141,7 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.pooled = takeCache(h.cacheKey(), h.set, h.log)
+	h.pooled = takeCache(h.cacheKey(), h.set)
 	policy := cache.Policy{
 		NegativeTTL: h.set.negativeTTL,
 		PartSize:    h.set.origin.partSize(),

@@ -1,9 +1,12 @@
 package caddymodule
 
 import (
+	"context"
 	"log/slog"
+	"slices"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
 )
@@ -29,8 +32,9 @@ func (h *Handler) cacheKey() string {
 }
 
 // takeCache returns the cache of that key, made if need be; it opens nothing.
-func takeCache(key string, s settings, log *slog.Logger) *pooledCache {
+func takeCache(key string, s settings) *pooledCache {
 	v, _, _ := caches.LoadOrNew(key, func() (caddy.Destructor, error) {
+		log := slog.New(currentLog{}).With("cache", s.name)
 		return &pooledCache{key: key, cache: cache.New(s.diskPath, s.limits(), log)}, nil
 	})
 	p := v.(*pooledCache)
@@ -49,3 +53,26 @@ func (p *pooledCache) Destruct() error {
 	go p.cache.Close()
 	return nil
 }
+
+// currentLog writes to the log of the config that is in force at the time: the
+// one under which a cache was made may be closed long before the cache is.
+type currentLog struct{ attrs []slog.Attr }
+
+func (currentLog) handler() slog.Handler {
+	return zapslog.NewHandler(caddy.Log().Core(), zapslog.WithName(directive))
+}
+
+func (l currentLog) Enabled(ctx context.Context, level slog.Level) bool {
+	return l.handler().Enabled(ctx, level)
+}
+
+func (l currentLog) Handle(ctx context.Context, r slog.Record) error {
+	return l.handler().WithAttrs(l.attrs).Handle(ctx, r)
+}
+
+func (l currentLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return currentLog{slices.Concat(l.attrs, attrs)}
+}
+
+// WithGroup is not used.
+func (l currentLog) WithGroup(string) slog.Handler { return l }

@@ -3,18 +3,20 @@ package caddymodule
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/upload"
 )
 
 // write answers PUT and DELETE: first who it is, then the path, then the body.
 func (h *Handler) write(a *answer, t target) {
-	right := auth.Upload
+	right, do := auth.Upload, h.put
 	if a.r.Method == http.MethodDelete {
-		right = auth.Delete
+		right, do = auth.Delete, h.delete
 	}
 	token, err := h.authorize(a.r, right)
 	if err == nil && t.err != nil {
@@ -25,27 +27,19 @@ func (h *Handler) write(a *answer, t target) {
 		a.drain()
 		return
 	}
-	log := h.log.With("token", token.Name, "path", t.path.String())
-	if right == auth.Delete {
-		err = h.receiver.Delete(a.r.Context(), t.path)
-		h.files.Forget(t.path)
-		if err != nil {
-			h.fail(a, err)
-			return
-		}
-		log.Info("deleted")
-		a.text(http.StatusOK, "OK")
-		return
-	}
-	outcome, err := h.receiver.Receive(a.r.Context(), t.path, upload.Body{
+	do(a, t.path, h.log.With("token", token.Name, "path", t.path.String()))
+}
+
+func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
+	outcome, err := h.receiver.Receive(a.r.Context(), p, upload.Body{
 		Reader:   a.r.Body,
 		Size:     a.r.ContentLength,
 		Encoding: strings.ToLower(a.r.Header.Get("Content-Encoding")),
 	})
 	// Also after an error: the origin may have taken what it did not confirm.
-	h.files.Forget(t.path)
+	h.files.Forget(p)
 	if err != nil {
-		h.countRejected(a.kind, err)
+		h.countFailed(a.kind, err)
 		h.fail(a, err)
 		a.drain()
 		return
@@ -57,6 +51,17 @@ func (h *Handler) write(a *answer, t target) {
 		status = http.StatusOK
 	}
 	a.text(status, "OK")
+}
+
+func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
+	err := h.receiver.Delete(a.r.Context(), p)
+	h.files.Forget(p)
+	if err != nil {
+		h.fail(a, err)
+		return
+	}
+	log.Info("deleted")
+	a.text(http.StatusOK, "OK")
 }
 
 // authorize tells whose request it is, if they have the right.
@@ -80,7 +85,7 @@ var authReasons = map[error]string{
 	errForbidden:              "forbidden",
 }
 
-func (h *Handler) countRejected(kind string, err error) {
+func (h *Handler) countFailed(kind string, err error) {
 	var rejected *upload.RejectedError
 	if errors.As(err, &rejected) {
 		h.metrics.upload(kind, "rejected", string(rejected.Reason))

@@ -185,7 +185,7 @@ func (r *readme) validate(t *testing.T, caddyfile string) {
 	writeFile(t, file, caddyfile)
 	home := tempDir(t)
 	r.shell(t, home, `"$CADDY" validate --adapter caddyfile --config "$FILE"`,
-		"CADDY="+requireEnv(t, "CADDY"), "FILE="+file, "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home)
+		"CADDY="+requireEnv(t, "CADDY"), "FILE="+file, "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home, "R2_ACCESS_KEY_ID=key", "R2_SECRET_ACCESS_KEY=secret")
 }
 
 func (r *readme) syntax(t *testing.T, s snippet) {

@@ -16,7 +16,7 @@ import (
 const narContentType = "application/x-nix-nar"
 
 func (r *Receiver) receiveNAR(ctx context.Context, path nix.CachePath, body Body) (Outcome, error) {
-	if body.Encoding != "" {
+	if body.Encoding != "" && body.Encoding != "identity" {
 		return "", reject(Malformed, "Content-Encoding %q: a NAR is uploaded as it is; its compression is told by its name", body.Encoding)
 	}
 	if body.Size > r.MaxSize {
