@@ -100,11 +100,27 @@ func (f *flight) abandon() {
 	f.cancel()
 }
 
-// smallTimeout bounds the fetching of a small file, whoever waits for it.
-const smallTimeout = 30 * time.Second
+// originTimeout bounds how long clients are kept waiting: for the whole of a
+// small file, and for the beginning of a large one.
+const originTimeout = 20 * time.Second
+
+// openWithin opens a file at the origin, or gives up after originTimeout. The
+// body may take as long as it does.
+func (n *Namespace) openWithin(ctx context.Context, p nix.CachePath, opts origin.OpenOptions) (origin.Info, io.ReadCloser, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	timeout := time.AfterFunc(originTimeout, cancel)
+	info, body, err := n.origin.Open(ctx, p.String(), opts)
+	if timeout.Stop() {
+		return info, body, err
+	}
+	if err == nil {
+		body.Close()
+	}
+	return info, nil, &origin.UnavailableError{Op: "open", Path: p.String(), Timeout: true, Err: context.DeadlineExceeded}
+}
 
 func (n *Namespace) fetchSmall(ctx context.Context, f *flight, p nix.CachePath, key string) {
-	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, originTimeout)
 	defer cancel()
 	f.small, f.err = n.readSmall(ctx, p)
 	if errors.Is(f.err, fs.ErrNotExist) {
@@ -175,7 +191,7 @@ func (n *Namespace) storeSmall(f *flight, p nix.CachePath, key string) {
 // origin's validator and the first bytes in one operation.
 func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, key string) {
 	first := min(firstPart, n.policy.PartSize)
-	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{Length: first})
+	info, body, err := n.openWithin(ctx, p, origin.OpenOptions{Length: first})
 	if err != nil {
 		n.refuse(f, p, key, err)
 		return

@@ -207,6 +207,8 @@ func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) 
 // statOrigin takes a small file's description from its bytes, which cost no
 // more than its description would.
 func (n *Namespace) statOrigin(ctx context.Context, p nix.CachePath) (Info, error) {
+	ctx, cancel := context.WithTimeout(ctx, originTimeout)
+	defer cancel()
 	if kinds[p.Kind()].small > 0 {
 		s, err := n.readSmall(ctx, p)
 		if err != nil {
@@ -253,7 +255,7 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 		}
 		return memoryObject(s, Bypass), nil
 	}
-	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{})
+	info, body, err := n.openWithin(ctx, p, origin.OpenOptions{})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &AbsentError{Path: p.String(), Result: Bypass}
 	}
