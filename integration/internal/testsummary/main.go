@@ -4,6 +4,9 @@
 //
 //	N passed, N failed[, N skipped]
 //
+// The line {"Action":"go-test-failed"} says that `go test` itself ended with an
+// error; where no test failed, that counts as one.
+//
 // Its exit status is 1 if a test or a build failed, or if no test ran.
 package main
 
@@ -41,6 +44,7 @@ func main() {
 type summary struct {
 	out                     io.Writer
 	passed, failed, skipped int
+	goTestFailed            bool
 	output                  map[test]string
 	packages                map[string]*counts
 }
@@ -84,6 +88,8 @@ func (s *summary) line(line []byte) {
 func (s *summary) event(e event) {
 	t := test{e.Package, e.Test}
 	switch e.Action {
+	case "go-test-failed":
+		s.goTestFailed = true
 	case "build-output":
 		fmt.Fprint(s.out, e.Output)
 	case "run":
@@ -150,6 +156,9 @@ func (s *summary) counts(pkg string) *counts {
 
 // finish writes the last line and says whether all went well.
 func (s *summary) finish() bool {
+	if s.goTestFailed && s.failed == 0 {
+		s.failed = 1
+	}
 	fmt.Fprintf(s.out, "%d passed, %d failed", s.passed, s.failed)
 	if s.skipped > 0 {
 		fmt.Fprintf(s.out, ", %d skipped", s.skipped)

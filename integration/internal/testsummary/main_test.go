@@ -17,6 +17,7 @@ func TestSummary(t *testing.T) {
 		bPass  = `{"Action":"pass","Package":"p","Test":"B"}` + "\n"
 		pass   = `{"Action":"pass","Package":"p"}` + "\n"
 		fail   = `{"Action":"fail","Package":"p"}` + "\n"
+		ended  = `{"Action":"go-test-failed"}` + "\n"
 		broken = `{"ImportPath":"p","Action":"build-output","Output":"p.go:1: no\n"}` + "\n"
 	)
 	for name, test := range map[string]struct {
@@ -24,15 +25,17 @@ func TestSummary(t *testing.T) {
 		good         bool
 		shown        string
 	}{
-		"all pass":          {start + a + aSays + aPass + b + bPass + pass, "2 passed, 0 failed", true, ""},
-		"one fails":         {start + a + aSays + aFail + b + bPass + fail, "1 passed, 1 failed", false, "A says"},
-		"skipped":           {start + a + aSkip + b + bPass + pass, "1 passed, 0 failed, 1 skipped", true, ""},
-		"crash":             {start + a + aSays + fail, "0 passed, 1 failed", false, "A says"},
-		"build fails":       {broken + start + fail, "0 passed, 1 failed", false, "p.go:1: no"},
-		"only skipped":      {start + a + aSkip + pass, "0 passed, 0 failed, 1 skipped", false, ""},
-		"nothing ran":       {"", "0 passed, 0 failed", false, ""},
-		"not from a test":   {"no such package\n", "0 passed, 0 failed", false, "no such package"},
-		"package by itself": {start + a + aPass + fail, "1 passed, 1 failed", false, ""},
+		"all pass":           {start + a + aSays + aPass + b + bPass + pass, "2 passed, 0 failed", true, ""},
+		"one fails":          {start + a + aSays + aFail + b + bPass + fail, "1 passed, 1 failed", false, "A says"},
+		"skipped":            {start + a + aSkip + b + bPass + pass, "1 passed, 0 failed, 1 skipped", true, ""},
+		"crash":              {start + a + aSays + fail, "0 passed, 1 failed", false, "A says"},
+		"build fails":        {broken + start + fail, "0 passed, 1 failed", false, "p.go:1: no"},
+		"only skipped":       {start + a + aSkip + pass, "0 passed, 0 failed, 1 skipped", false, ""},
+		"nothing ran":        {"", "0 passed, 0 failed", false, ""},
+		"go test itself":     {start + a + aPass + pass + ended, "1 passed, 1 failed", false, ""},
+		"go test and a test": {start + a + aFail + fail + ended, "0 passed, 1 failed", false, ""},
+		"not from a test":    {"no such package\n", "0 passed, 0 failed", false, "no such package"},
+		"package by itself":  {start + a + aPass + fail, "1 passed, 1 failed", false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out strings.Builder
