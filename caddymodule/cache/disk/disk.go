@@ -11,8 +11,10 @@
 // back from names alone, and a file cut short by a crash can't be taken for a
 // whole one: it never got its name, or its length gives it away.
 //
-// Space is reserved before it is written. Files that are open while they are
-// evicted stay readable to their readers.
+// Space is reserved before it is written, that of the directories included,
+// which grow with their files and never shrink. What is not the tier's own in
+// the directory is left alone, and doesn't count. Files that are open while they
+// are evicted stay readable to their readers.
 //
 // The package deliberately doesn't know what it stores, coalesces nothing and
 // never waits for an origin.
@@ -41,7 +43,8 @@ var ErrInUse = errors.New("directory is in use by another process")
 
 // Limits bound the tier's size.
 type Limits struct {
-	// Bytes is the most that the directory may take up, as du counts it.
+	// Bytes is the most that the directory may take up, as du counts it, but
+	// for files that are not the tier's own.
 	Bytes int64
 
 	// MinFree is the space in bytes to leave free on the file system.
@@ -76,8 +79,8 @@ type Tier struct {
 }
 
 // Open takes the directory, creating it if need be, and begins to read its
-// names in the background; the tier can be used at once. ErrInUse if another
-// process has it.
+// names in the background. What is there can be opened at once; Create waits
+// for the names. ErrInUse if another process has it.
 func Open(dir string, limits Limits, log *slog.Logger) (*Tier, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open disk tier: %w", err)
@@ -123,26 +126,45 @@ func (t *Tier) Close() error {
 func (t *Tier) Scanned() <-chan struct{} { return t.scanned }
 
 // Open opens the file stored under key. Absence is fs.ErrNotExist; any other
-// error is the disk's. A file that is not what its name says is removed.
+// error is the disk's or the process's. A file that is not what its name says,
+// or that the disk can't read, is removed.
 func (t *Tier) Open(key string) (*os.File, Meta, error) {
 	t.load(shardOf(key))
 	name, meta, ok := t.index.use(key)
 	if !ok {
 		return nil, Meta{}, fs.ErrNotExist
 	}
-	f, err := os.Open(t.path(name))
-	if err == nil {
-		if err = checkSize(f, meta.Size); err == nil {
-			return f, meta, nil
+	f, err := openWhole(t.path(name), meta.Size)
+	switch {
+	case err == nil:
+		return f, meta, nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errWrongSize):
+		if t.removeNamed(name, key) { // else it has been evicted just now
+			t.log.Warn("disk tier entry dropped: the file was changed by somebody else", "file", t.path(name), "error", err)
 		}
-		f.Close()
-	}
-	t.removeNamed(name, key)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errWrongSize) {
-		t.log.Warn("disk tier entry dropped: the file was changed by somebody else", "file", t.path(name), "error", err)
 		return nil, Meta{}, fs.ErrNotExist
+	case !isExhaustion(err):
+		t.removeNamed(name, key)
 	}
 	return nil, Meta{}, fmt.Errorf("open disk tier entry: %w", err)
+}
+
+func openWhole(path string, size int64) (*os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSize(f, size); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// isExhaustion reports whether an error says nothing of the file, but that the
+// process or the system is short of something.
+func isExhaustion(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
 var errWrongSize = errors.New("size is not the one in the name")
@@ -176,21 +198,25 @@ func (t *Tier) Remove(key string) error {
 }
 
 // removeNamed removes the entry only if it is still the file called name.
-func (t *Tier) removeNamed(name, key string) {
-	if e, ok := t.index.takeNamed(key, name); ok {
+func (t *Tier) removeNamed(name, key string) bool {
+	e, ok := t.index.takeNamed(key, name)
+	if ok {
 		t.unlink(e)
 	}
+	return ok
 }
 
 // unlink deletes a file whose entry has left the index, then gives its space
-// back: the other way round, du could exceed the limit.
+// back: the other way round, du could exceed the limit. A file that can't be
+// deleted keeps its space reserved.
 func (t *Tier) unlink(e *entry) error {
 	err := os.Remove(t.path(e.name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.index.stuck(e)
 		t.log.Error("disk tier file not removed", "error", err)
 		return fmt.Errorf("remove disk tier entry: %w", err)
 	}
-	t.index.release(e.cost())
+	t.index.deleted(e)
 	return nil
 }
 
@@ -212,10 +238,24 @@ func (t *Tier) evictExcess() {
 }
 
 func (t *Tier) path(name string) string {
-	return filepath.Join(t.dir, "objects", shardName(shardOf(keyOf(name))), name)
+	return filepath.Join(t.shard(shardOf(keyOf(name))), name)
 }
 
+func (t *Tier) shard(i int) string { return filepath.Join(t.dir, "objects", shardName(i)) }
+
 func (t *Tier) staging() string { return filepath.Join(t.dir, "staging") }
+
+// measure notes what a directory takes up by now: that of a shard, or staging.
+func (t *Tier) measure(i int) {
+	dir := t.staging()
+	if i < shardCount {
+		dir = t.shard(i)
+	}
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) == nil {
+		t.index.grown(i, st.Blocks*512)
+	}
+}
 
 func (t *Tier) clearStaging() error {
 	if err := os.RemoveAll(t.staging()); err != nil {

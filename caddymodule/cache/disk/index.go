@@ -4,11 +4,24 @@ import "sync"
 
 const (
 	blockSize = 4096 // files take up whole blocks of the file system
-	nameCost  = 256  // an entry's share of its directory, which grows with it
 
-	// What the directories themselves take up: dir, staging, objects and shards.
+	// mapped is how many of a file's blocks one block of the file system's
+	// own map of them holds, however scattered they are: ext4 340, XFS 250.
+	// The inode itself has room for inlined of them.
+	mapped  = 250
+	inlined = 4
+
+	// headroom is what the directories can grow by when a file is staged and
+	// when it is moved in: by three blocks each, as a tree splits from its
+	// leaf up. They never shrink.
+	headroom = 2 * 3 * blockSize
+
+	// What the directories take up at first: dir, staging, objects and shards.
 	baseCost = (3 + shardCount) * blockSize
 )
+
+// maxSize is the largest file in bytes. There is none, but sums stay sums.
+const maxSize = 1 << 50
 
 // MinBytes is the least that Limits.Bytes can sensibly be.
 const MinBytes = 4 * baseCost
@@ -27,9 +40,14 @@ type entry struct {
 
 func (e *entry) cost() int64 { return costOf(e.meta.Size) }
 
-// costOf is what a file of that size takes up on disk.
+// costOf is the most that a file of that size takes up on disk. An empty one
+// counts as a block, so that none is free.
 func costOf(size int64) int64 {
-	return (size+blockSize-1)/blockSize*blockSize + nameCost
+	blocks := max((size+blockSize-1)/blockSize, 1)
+	if blocks > inlined {
+		blocks += (blocks + mapped - 1) / mapped
+	}
+	return blocks * blockSize
 }
 
 // index knows every file of the tier and the space it takes. An entry's cost
@@ -41,6 +59,9 @@ type index struct {
 		policy    s3fifo
 		limits    Limits
 		reserved  int64
+		leaving   int64                 // the part of it whose files are being deleted
+		left      chan struct{}         // closed and replaced when a file is
+		dirs      [shardCount + 1]int64 // what the shards and staging took up at most
 		evictions uint64
 	}
 }
@@ -50,6 +71,10 @@ func (x *index) init(limits Limits) {
 	x.mu.limits = limits
 	x.mu.policy.setLimit(limits.Bytes)
 	x.mu.reserved = baseCost
+	x.mu.left = make(chan struct{})
+	for i := range x.mu.dirs {
+		x.mu.dirs[i] = blockSize
+	}
 }
 
 // use looks a key up for a reader, which the eviction policy takes note of.
@@ -75,12 +100,13 @@ func (x *index) peek(key string) (Meta, bool) {
 	return e.meta, true
 }
 
-// add enters a file whose cost is reserved. It is refused if the key is
-// taken, or if admit, called under the index's lock, says so.
+// add enters a file whose cost is reserved. It is refused, and to be deleted,
+// if the key is taken, or if admit, called under the index's lock, says so.
 func (x *index) add(e *entry, admit func() bool) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if _, taken := x.mu.entries[e.key]; taken || !admit() {
+		x.mu.leaving += e.cost()
 		return false
 	}
 	x.mu.entries[e.key] = e
@@ -88,7 +114,8 @@ func (x *index) add(e *entry, admit func() bool) bool {
 	return true
 }
 
-// take removes the entry under key; its cost stays reserved.
+// take removes the entry under key; its cost stays reserved until its file is
+// deleted.
 func (x *index) take(key string) (*entry, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -112,6 +139,7 @@ func (x *index) drop(e *entry) (*entry, bool) {
 	}
 	delete(x.mu.entries, e.key)
 	x.mu.policy.remove(e)
+	x.mu.leaving += e.cost()
 	return e, true
 }
 
@@ -120,7 +148,7 @@ func (x *index) drop(e *entry) (*entry, bool) {
 func (x *index) victim() *entry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.mu.reserved <= x.mu.limits.Bytes {
+	if x.mu.reserved-x.mu.leaving <= x.mu.limits.Bytes {
 		return nil
 	}
 	return x.evictOne()
@@ -133,29 +161,40 @@ func (x *index) evictOne() *entry {
 		return nil
 	}
 	delete(x.mu.entries, e.key)
+	x.mu.leaving += e.cost()
 	x.mu.evictions++
 	return e
 }
 
-// tryReserve reserves n bytes if they fit. If not, it takes the entry that is
-// to make way; nil if n can't fit, whatever makes way.
-func (x *index) tryReserve(n int64) (ok bool, victim *entry) {
+// tryReserve reserves n bytes if they fit. If not, it tells what has to come
+// first: a victim, taken out, is to be deleted, or left, closed when somebody
+// else has deleted one, to be waited for. Neither: n can't fit, whatever makes
+// way, and so nothing does.
+func (x *index) tryReserve(n int64) (ok bool, victim *entry, left <-chan struct{}) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if n > x.mu.limits.Bytes-baseCost {
-		return false, nil
-	}
-	if x.mu.reserved+n <= x.mu.limits.Bytes {
+	short := x.mu.reserved + n - x.mu.limits.Bytes
+	switch {
+	case short <= 0:
 		x.mu.reserved += n
-		return true, nil
+		return true, nil, nil
+	case short > x.mu.policy.bytes()+x.mu.leaving:
+		return false, nil, nil
+	case short > x.mu.leaving:
+		return false, x.evictOne(), nil
+	default:
+		return false, nil, x.mu.left
 	}
-	return false, x.evictOne()
 }
 
-// spare takes an entry to evict although the limit does not ask for it.
-func (x *index) spare() *entry {
+// spare takes an entry to evict although the limit does not ask for it; nil if
+// all of them have less than n bytes.
+func (x *index) spare(n int64) *entry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.mu.policy.bytes() < n {
+		return nil
+	}
 	return x.evictOne()
 }
 
@@ -166,8 +205,34 @@ func (x *index) charge(n int64) {
 	x.mu.reserved += n
 }
 
-// release gives n reserved bytes back.
+// release gives n reserved bytes back that no file takes up.
 func (x *index) release(n int64) { x.charge(-n) }
+
+// deleted says that the file of an entry that was taken out is gone, and gives
+// its space back.
+func (x *index) deleted(e *entry) { x.leave(e, e.cost()) }
+
+// stuck says that the file of an entry that was taken out can't be deleted.
+func (x *index) stuck(e *entry) { x.leave(e, 0) }
+
+func (x *index) leave(e *entry, freed int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.mu.leaving -= e.cost()
+	x.mu.reserved -= freed
+	close(x.mu.left)
+	x.mu.left = make(chan struct{})
+}
+
+// grown notes what a directory takes up: a shard, or staging.
+func (x *index) grown(dir int, bytes int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if more := bytes - x.mu.dirs[dir]; more > 0 {
+		x.mu.dirs[dir] = bytes
+		x.mu.reserved += more
+	}
+}
 
 func (x *index) setLimits(limits Limits) {
 	x.mu.Lock()

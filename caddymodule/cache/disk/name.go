@@ -20,7 +20,8 @@ func keyOf(name string) string {
 	return key
 }
 
-// parseName is the inverse of Tier.fileName. The strings share name's memory.
+// parseName is the inverse of Tier.fileName: it takes nothing that is spelled
+// in another way. The strings share name's memory.
 func parseName(name string) (key string, meta Meta, serial uint64, ok bool) {
 	key, rest, ok1 := strings.Cut(name, ",")
 	size, rest, ok2 := strings.Cut(rest, ",")
@@ -29,11 +30,11 @@ func parseName(name string) (key string, meta Meta, serial uint64, ok bool) {
 		return "", Meta{}, 0, false
 	}
 	n, err := strconv.ParseInt(size, 10, 64)
-	if err != nil || n < 0 {
+	if err != nil || n < 0 || n > maxSize || strconv.FormatInt(n, 10) != size {
 		return "", Meta{}, 0, false
 	}
 	serial, err = strconv.ParseUint(last, 36, 64)
-	if err != nil {
+	if err != nil || strconv.FormatUint(serial, 36) != last {
 		return "", Meta{}, 0, false
 	}
 	return key, Meta{Size: n, Tag: tag}, serial, true

@@ -23,6 +23,9 @@ const (
 
 func (p *s3fifo) setLimit(limit int64) { p.limit = limit }
 
+// bytes is the cost of all entries.
+func (p *s3fifo) bytes() int64 { return p.small.bytes + p.main.bytes }
+
 func (p *s3fifo) touch(e *entry) { e.freq = min(e.freq+1, maxFreq) }
 
 func (p *s3fifo) insert(e *entry) {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 )
 
 // scan loads every shard, then evicts what a smaller limit no longer allows.
@@ -29,8 +28,7 @@ func (t *Tier) load(shard int) {
 }
 
 func (t *Tier) readShard(shard int) {
-	dir := filepath.Join(t.dir, "objects", shardName(shard))
-	d, err := os.Open(dir)
+	d, err := os.Open(t.shard(shard))
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			t.log.Error("disk tier directory not read: what is in it is not used", "error", err)
@@ -42,29 +40,37 @@ func (t *Tier) readShard(shard int) {
 	if err != nil {
 		t.log.Error("disk tier directory not read to its end: what is missing is not used", "error", err)
 	}
+	t.measure(shard)
+	var twice []string
 	for _, name := range names {
-		t.adopt(name, shard)
+		if key, taken := t.adopt(name, shard); taken {
+			twice = append(twice, key)
+		}
+	}
+	for _, key := range twice {
+		if e, ok := t.index.take(key); ok {
+			t.unlink(e)
+		}
 	}
 }
 
 // adopt brings one file into the index. Of two files under one key nobody can
-// tell which is right, so neither is kept.
-func (t *Tier) adopt(name string, shard int) {
+// tell which is right: the second is deleted and its key returned, for the first
+// to go when all names are read.
+func (t *Tier) adopt(name string, shard int) (key string, taken bool) {
 	key, meta, serial, ok := parseName(name)
 	if !ok || shardOf(key) != shard {
 		t.log.Warn("disk tier: a file that is not ours is left alone", "shard", shardName(shard), "file", name)
-		return
+		return "", false
 	}
 	t.raiseSerial(serial)
 	e := &entry{name: name, key: name[:len(key)], meta: meta}
 	t.index.charge(e.cost())
 	if t.index.add(e, func() bool { return true }) {
-		return
+		return "", false
 	}
 	t.unlink(e)
-	if other, ok := t.index.take(key); ok {
-		t.unlink(other)
-	}
+	return key, true
 }
 
 // raiseSerial keeps the serials of new files above those in use.

@@ -21,59 +21,79 @@ type File struct {
 	ended bool
 }
 
-// Create makes room for a file of exactly size bytes and opens it for
-// writing, its space allocated. ErrNoRoom if it can't be taken in.
+// Create makes room for a file of exactly size bytes and opens it for writing,
+// its space allocated. Key and tag have neither comma nor slash. ErrNoRoom if it
+// can't be taken in, fs.ErrClosed if the tier is closed meanwhile.
+//
+// It waits until the names in the directory are read: before, nobody knows how
+// much room there is.
 func (t *Tier) Create(key string, size int64) (*File, error) {
-	t.load(shardOf(key))
-	if err := t.reserve(costOf(size)); err != nil {
+	<-t.scanned
+	select {
+	case <-t.stop:
+		return nil, fmt.Errorf("create disk tier entry: %w", fs.ErrClosed)
+	default:
+	}
+	if size < 0 || size > maxSize {
+		return nil, fmt.Errorf("%w: no file has %d bytes", ErrNoRoom, size)
+	}
+	if err := t.reserve(costOf(size) + headroom); err != nil {
 		return nil, err
 	}
 	f, err := t.allocate(size)
 	if err != nil {
-		t.index.release(costOf(size))
+		t.index.release(costOf(size) + headroom)
 		return nil, fmt.Errorf("create disk tier entry: %w", err)
 	}
+	t.measure(shardCount)
 	return &File{File: f, tier: t, key: key, size: size}, nil
 }
 
 func (t *Tier) reserve(n int64) error {
-	if err := t.checkFree(n); err != nil {
-		return err
-	}
 	for {
-		ok, victim := t.index.tryReserve(n)
+		ok, victim, left := t.index.tryReserve(n)
 		switch {
 		case ok:
+			if err := t.keepFree(n); err != nil {
+				t.index.release(n)
+				return err
+			}
 			return nil
-		case victim == nil:
-			return fmt.Errorf("%w: %d bytes are over the limit", ErrNoRoom, n)
-		}
-		if err := t.unlink(victim); err != nil {
-			return err
+		case victim != nil:
+			if err := t.unlink(victim); err != nil {
+				return err
+			}
+		case left != nil:
+			<-left
+		default:
+			return fmt.Errorf("%w: %d bytes don't fit the limit beside what is being written", ErrNoRoom, n)
 		}
 	}
 }
 
-// checkFree keeps the operator's minimum free; what the file system is short
-// of, eviction makes up for as far as it can.
-func (t *Tier) checkFree(n int64) error {
-	for {
-		var st unix.Statfs_t
-		if err := unix.Statfs(t.dir, &st); err != nil {
-			return fmt.Errorf("statfs %s: %w", t.dir, err)
-		}
-		short := t.index.minFree() + n - int64(st.Bavail)*int64(st.Bsize)
-		if short <= 0 {
-			return nil
-		}
-		victim := t.index.spare()
+// keepFree keeps the operator's minimum free: what the file system is short of,
+// eviction makes up for as far as it can. If it can't, nothing is evicted.
+func (t *Tier) keepFree(n int64) error {
+	short, err := t.shortOf(n)
+	for err == nil && short > 0 {
+		victim := t.index.spare(short)
 		if victim == nil {
 			return fmt.Errorf("%w: the file system lacks %d bytes of the free space to keep", ErrNoRoom, short)
 		}
-		if err := t.unlink(victim); err != nil {
-			return err
-		}
+		short -= victim.cost()
+		err = t.unlink(victim)
 	}
+	return err
+}
+
+// shortOf returns by how much the file system's free space is too small for n
+// more bytes.
+func (t *Tier) shortOf(n int64) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(t.lock.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("statfs %s: %w", t.dir, err)
+	}
+	return t.index.minFree() + n - int64(st.Bavail)*int64(st.Bsize), nil
 }
 
 func (t *Tier) allocate(size int64) (*os.File, error) {
@@ -121,7 +141,6 @@ func (f *File) Commit(tag string, admit func() bool) error {
 		f.Abort()
 		return fmt.Errorf("commit disk tier entry: %w", err)
 	}
-	f.ended = true
 	return nil
 }
 
@@ -137,6 +156,9 @@ func (f *File) publish(tag string, admit func() bool) error {
 	if err := f.tier.moveIn(f.Name(), name); err != nil {
 		return err
 	}
+	f.ended = true // from here on its space is the entry's
+	f.tier.measure(shardOf(f.key))
+	f.tier.index.release(headroom)
 	e := &entry{name: name, key: name[:len(f.key)], meta: meta}
 	if !f.tier.index.add(e, admit) {
 		return f.tier.unlink(e)
@@ -166,6 +188,6 @@ func (f *File) Abort() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("abort disk tier entry: %w", err)
 	}
-	f.tier.index.release(costOf(f.size))
+	f.tier.index.release(costOf(f.size) + headroom)
 	return nil
 }
