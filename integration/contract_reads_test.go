@@ -277,7 +277,7 @@ func TestReadsOfABrokenOrigin(t *testing.T) {
 		fault  bucketFault
 		status int
 	}{
-		{"refused", refuse, http.StatusBadGateway},
+		{"refused", refuse, http.StatusServiceUnavailable},
 		{"stalled", stall, http.StatusGatewayTimeout},
 	} {
 		t.Run(broken.name, func(t *testing.T) {
@@ -287,7 +287,9 @@ func TestReadsOfABrokenOrigin(t *testing.T) {
 			c := startCache(t, o)
 			for _, path := range []string{narinfoPath(p), narPath(p)} {
 				o.bucket.setFault(broken.fault)
-				c.get(t, path).wantRefusal(t, broken.status, "")
+				a := c.get(t, path)
+				a.wantRefusal(t, broken.status, "")
+				a.wantHeader(t, "Retry-After", "5")
 				o.bucket.setFault(nil)
 				c.get(t, path).wantStatus(t, http.StatusOK)
 			}

@@ -36,6 +36,7 @@ func TestWrites(t *testing.T) {
 			{"NAR missing for a narinfo", testMissingNAR},
 			{"larger than the limit", testTooLarge},
 			{"hash of the body is not what its name says", testWrongHash},
+			{"size of the body is not what its narinfo says", testWrongSize},
 			{"stored", testStored},
 			{"content coding is undone", testContentEncoding},
 			{"read after write", testReadAfterWrite},
@@ -192,6 +193,18 @@ func testWrongHash(t *testing.T, c *cache) {
 		c.get(t, narPath(p)).wantStatus(t, http.StatusNotFound)
 		c.head(t, narPath(p)).wantStatus(t, http.StatusNotFound)
 	}
+}
+
+// testWrongSize: the narinfo's size is not signed, but it is checked.
+func testWrongSize(t *testing.T, c *cache) {
+	squash := func(nar []byte) []byte { return nar[:len(nar)/2] }
+	p := signedPackage("wrong-size", 1000, nixtest.Compressed(nix.CompressionZstd, squash))
+	c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
+	right := p.Text()
+	p.NARInfo.FileSize++
+	c.put(t, narinfoPath(p), p.Text()).wantRefusal(t, http.StatusUnprocessableEntity, "FileSize")
+	c.get(t, narinfoPath(p)).wantStatus(t, http.StatusNotFound)
+	c.put(t, narinfoPath(p), right).wantStatus(t, http.StatusCreated)
 }
 
 func testStored(t *testing.T, c *cache) {
