@@ -183,7 +183,7 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 		}
 		err = &AbsentError{Path: p.String(), Result: result}
 	}
-	return info, result, err
+	return info, result, n.orStale(p, key, err)
 }
 
 func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) {
@@ -207,8 +207,6 @@ func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) 
 // statOrigin takes a small file's description from its bytes, which cost no
 // more than its description would.
 func (n *Namespace) statOrigin(ctx context.Context, p nix.CachePath) (Info, error) {
-	ctx, cancel := context.WithTimeout(ctx, originTimeout)
-	defer cancel()
 	if kinds[p.Kind()].small > 0 {
 		s, err := n.readSmall(ctx, p)
 		if err != nil {
@@ -255,7 +253,7 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 		}
 		return memoryObject(s, Bypass), nil
 	}
-	info, body, err := n.openWithin(ctx, p, origin.OpenOptions{})
+	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &AbsentError{Path: p.String(), Result: Bypass}
 	}

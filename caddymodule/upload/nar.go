@@ -24,7 +24,7 @@ func (r *Receiver) receiveNAR(ctx context.Context, path nix.CachePath, body Body
 	}
 	in := &measured{r: io.LimitReader(clientReader{body}, r.MaxSize+1), sum: sha256.New()}
 
-	present, err := r.stat(ctx, path.String())
+	present, err := r.Origin.Stat(ctx, path.String())
 	if err == nil && body.Size == present.Size {
 		return r.compareNAR(path, in)
 	}

@@ -68,7 +68,7 @@ func (r *Receiver) admit(path nix.CachePath, body Body) (*nix.NARInfo, error) {
 // requireNAR checks that the narinfo's NAR is in place: its bytes were checked
 // when it was uploaded.
 func (r *Receiver) requireNAR(ctx context.Context, n *nix.NARInfo) error {
-	info, err := r.stat(ctx, n.URL())
+	info, err := r.Origin.Stat(ctx, n.URL())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return reject(NARMissing, "%s is not in this cache; upload the NAR before its narinfo", n.URL())
@@ -129,7 +129,7 @@ func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.
 func (r *Receiver) merged(ctx context.Context, present, n *nix.NARInfo) (*nix.NARInfo, error) {
 	m := *present
 	if present.URL() != n.URL() {
-		_, err := r.stat(ctx, present.URL())
+		_, err := r.Origin.Stat(ctx, present.URL())
 		if errors.Is(err, fs.ErrNotExist) {
 			m = *n // the NAR it points to is gone
 		} else if err != nil {
