@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -111,6 +112,9 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 	h.Disk.resolve(&v, &s)
 	s.tokens = h.resolveTokens(&v)
 	s.trustedKeys = h.resolveKeys(&v)
+	if h.VerifyReads && s.trustedKeys.Len() == 0 {
+		v.fail("verify_reads", errors.New("there is no key to verify with: set trusted_public_key"))
+	}
 	return s, v.err
 }
 

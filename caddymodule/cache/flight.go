@@ -138,6 +138,12 @@ func (n *Namespace) readSmall(ctx context.Context, p nix.CachePath) (*small, err
 	if _, err := io.ReadFull(body, b); err != nil {
 		return nil, unavailable(p, err)
 	}
+	if n.policy.Verify != nil {
+		if err := n.policy.Verify(p, b); err != nil {
+			n.counters.mismatched.Add(1)
+			return nil, &DamagedError{p.String(), fmt.Sprintf("origin's copy is refused: %v", err)}
+		}
+	}
 	return &small{body: b, tag: contentTag(b)}, nil
 }
 

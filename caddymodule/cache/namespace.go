@@ -28,6 +28,10 @@ type Policy struct {
 
 	// Parallel is how many range reads of one fill run at a time.
 	Parallel int
+
+	// Verify, if set, is asked about each small file that comes from the
+	// origin. What it returns an error for is neither stored nor served.
+	Verify func(p nix.CachePath, body []byte) error
 }
 
 // Counters count a namespace's fills. They are the caller's, so that they
