@@ -42,6 +42,14 @@ func (c *caddy) reload(tb testing.TB, sites string) {
 	c.admin(tb, "POST", "/load", "text/caddyfile", globalOptions+sites)
 }
 
+// reload is caddy's, with new connections after it: the old server closes those
+// that are idle, which a request on its way may meet.
+func (c *cache) reload(tb testing.TB, sites string) {
+	tb.Helper()
+	c.caddy.reload(tb, sites)
+	c.http.CloseIdleConnections()
+}
+
 // metric returns the value of a sample, labels in the order of their names; 0
 // if there is none.
 func (c *caddy) metric(tb testing.TB, name, labels string) float64 {
