@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // admin sends a request to Caddy's admin endpoint and returns the answer's body.
@@ -42,12 +43,25 @@ func (c *caddy) reload(tb testing.TB, sites string) {
 	c.admin(tb, "POST", "/load", "text/caddyfile", globalOptions+sites)
 }
 
-// reload is caddy's, with new connections after it: the old server closes those
-// that are idle, which a request on its way may meet.
-func (c *cache) reload(tb testing.TB, sites string) {
+// awaitPriority returns once the cache answers with this priority. A request
+// that meets the old server just when it closes may find no answer, as with any
+// reload of Caddy.
+func (c *cache) awaitPriority(tb testing.TB, priority string) {
 	tb.Helper()
-	c.caddy.reload(tb, sites)
-	c.http.CloseIdleConnections()
+	deadline := time.After(patience)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		a, err := c.try(tb, "GET", "/nix-cache-info", nil)
+		if err == nil && strings.Contains(string(a.Body), "Priority: "+priority+"\n") {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			tb.Fatalf("the reload has no effect: %s, %v", a.Body, err)
+		}
+	}
 }
 
 // metric returns the value of a sample, labels in the order of their names; 0
@@ -93,9 +107,7 @@ func TestReloadKeepsTheCache(t *testing.T) {
 	o.bucket.take()
 
 	c.reload(t, site("http://localhost", cacheDirective(o, "priority 7", "disk "+c.dir+"/data/caddy/nix-cache/tier 2GiB")))
-	if info := c.get(t, "/nix-cache-info"); !strings.Contains(string(info.Body), "Priority: 7\n") {
-		t.Errorf("the reload had no effect: %s", info.Body)
-	}
+	c.awaitPriority(t, "7")
 	c.get(t, narinfoPath(p)).wantHeader(t, "Cache-Status", memoryHit)
 	nar := c.get(t, narPath(p))
 	nar.wantHeader(t, "Cache-Status", diskHit)
@@ -134,6 +146,7 @@ func TestReloadDuringAFill(t *testing.T) {
 	go get()
 	<-reached
 	c.reload(t, site("http://localhost", cacheDirective(o, "priority 7")))
+	c.awaitPriority(t, "7")
 	go get()
 	close(release)
 	for range 2 {
