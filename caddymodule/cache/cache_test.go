@@ -623,3 +623,47 @@ func TestVerifyRefusesWhatTheOriginHas(t *testing.T) {
 	b.origin.Put(p.String(), pkg.Text())
 	b.wantGet(p, pkg.Text(), Miss)
 }
+
+func TestPartSize(t *testing.T) {
+	const mib = 1 << 20
+	for _, test := range []struct {
+		rest, most, ways int64
+		want, parts      int64
+	}{
+		{0, 16 * mib, 8, 16 * mib, 0},
+		{1, 16 * mib, 8, 4 * mib, 1},
+		{20 * mib, 16 * mib, 8, 4 * mib, 5},
+		{128 * mib, 16 * mib, 8, 16 * mib, 8},
+		{129 * mib, 16 * mib, 8, 129 * mib / 16, 16}, // not 9, of which one would be alone in its round
+		{200 * mib, 16 * mib, 8, 200 * mib / 16, 16},
+		{20 * mib, mib, 8, mib, 20}, // a smaller part_size is obeyed
+	} {
+		got := partSize(test.rest, test.most, test.ways)
+		if parts := (test.rest + got - 1) / got; got != test.want || parts != test.parts {
+			t.Errorf("partSize(%d, %d, %d) = %d in %d parts, want %d in %d", test.rest, test.most, test.ways, got, parts, test.want, test.parts)
+		}
+	}
+}
+
+// A NAR that was changed on disk is found out: at the first use after a stop
+// without order, and at any time if its modification shows.
+func TestFlippedNAROnDiskIsFetchedAnew(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", 2*testPart)
+	b.get(p)
+	b.settle()
+	b.wantGet(p, pkg.File, Disk)
+	flipFiles(t, b.dir)
+	b.wantGet(p, pkg.File, Miss)
+	b.settle()
+
+	b.close()
+	if err := os.Remove(filepath.Join(b.dir, "clean")); err != nil {
+		t.Fatal(err)
+	}
+	flipFiles(t, b.dir)
+	again := benchIn(t, b.dir, b.origin)
+	again.wantGet(p, pkg.File, Miss)
+	again.settle()
+	again.wantGet(p, pkg.File, Disk)
+}

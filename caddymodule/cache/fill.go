@@ -21,6 +21,9 @@ const (
 	// since the size of the file, on which all else waits, comes with it.
 	firstPart = 1 << 20
 
+	// minPart is the least worth a request of its own.
+	minPart = 4 << 20
+
 	// maxBreaks is how often in a row a part's body may break without a byte
 	// of progress. What it takes to get a body at all the origin retries itself.
 	maxBreaks  = 4
@@ -69,13 +72,25 @@ func newFill(n *Namespace, p nix.CachePath, source origin.Info, file *disk.File,
 		file:   file,
 		ways:   max(n.policy.Parallel, 1),
 		first:  first,
-		part:   n.policy.PartSize,
 	}
+	f.part = partSize(source.Size-first, n.policy.PartSize, int64(f.ways))
 	f.mu.begun = make([]bool, f.parts())
 	f.mu.begun[0] = true // its body is open already
 	f.mu.written = make([]int64, f.parts())
 	f.mu.changed = make(chan struct{})
 	return f
+}
+
+// partSize returns the size of the parts that share the rest of a file: at most
+// most, and such that all ways are busy to the end, unless the parts would become
+// too small for that.
+func partSize(rest, most, ways int64) int64 {
+	if rest <= 0 {
+		return most
+	}
+	rounds := (rest + most*ways - 1) / (most * ways)
+	even := (rest + rounds*ways - 1) / (rounds * ways)
+	return min(max(even, minPart), most)
 }
 
 func (f *fill) parts() int {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -142,7 +144,7 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 		return nil
 	}
 	forgets := n.cache.forgets()
-	f, meta, err := tier.Open(key)
+	f, meta, err := tier.Open(key, func(f *os.File) error { return checkFile(p, f) })
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			n.log.Error("disk tier not used for this file", "path", p.String(), "error", err)
@@ -162,6 +164,22 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 	s := &small{body: body, tag: meta.Tag}
 	n.cache.promote(key, s, forgets)
 	return memoryObject(s, Disk)
+}
+
+// checkFile compares a large file with its name; a small one is compared with
+// its tag whenever it is read.
+func checkFile(p nix.CachePath, f *os.File) error {
+	if kinds[p.Kind()].small > 0 {
+		return nil
+	}
+	hash := sha256.New()
+	if _, err := io.Copy(hash, io.NewSectionReader(f, 0, math.MaxInt64)); err != nil {
+		return err
+	}
+	if got := nix.SHA256(hash.Sum(nil)); got != p.FileHash() {
+		return fmt.Errorf("it hashes to %s", got)
+	}
+	return nil
 }
 
 // Stat describes a file: from the tiers, or else by one operation at the

@@ -31,6 +31,7 @@ type entry struct {
 	name string // of the file
 	key  string // shares name's memory
 	meta Meta
+	good int64 // modification time at which its bytes were known to be right; 0: never
 
 	// The eviction policy's own.
 	freq       uint8
@@ -56,7 +57,7 @@ type index struct {
 	mu struct {
 		sync.Mutex
 		entries   map[string]*entry // by key
-		policy    s3fifo
+		policy    policy
 		limits    Limits
 		reserved  int64
 		leaving   int64                 // the part of it whose files are being deleted
@@ -77,16 +78,27 @@ func (x *index) init(limits Limits) {
 	}
 }
 
-// use looks a key up for a reader, which the eviction policy takes note of.
-func (x *index) use(key string) (name string, meta Meta, ok bool) {
+// use looks a key up for a reader, which the eviction policy takes note of. The
+// entry is a copy.
+func (x *index) use(key string) (entry, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e, ok := x.mu.entries[key]
 	if !ok {
-		return "", Meta{}, false
+		return entry{}, false
 	}
 	x.mu.policy.touch(e)
-	return e.name, e.meta, true
+	return entry{name: e.name, key: e.key, meta: e.meta, good: e.good}, true
+}
+
+// checked notes that the file of that name had the right bytes at this
+// modification time.
+func (x *index) checked(key, name string, modified int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.mu.entries[key]; e != nil && e.name == name {
+		e.good = modified
+	}
 }
 
 // peek looks a key up without a trace.

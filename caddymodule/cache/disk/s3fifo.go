@@ -21,12 +21,8 @@ const (
 	maxFreq    = 3
 )
 
-func (p *s3fifo) setLimit(limit int64) { p.limit = limit }
-
 // bytes is the cost of all entries.
 func (p *s3fifo) bytes() int64 { return p.small.bytes + p.main.bytes }
-
-func (p *s3fifo) touch(e *entry) { e.freq = min(e.freq+1, maxFreq) }
 
 func (p *s3fifo) insert(e *entry) {
 	if p.ghost.take(e.key) {
@@ -35,8 +31,6 @@ func (p *s3fifo) insert(e *entry) {
 		p.small.push(e)
 	}
 }
-
-func (p *s3fifo) remove(e *entry) { e.in.remove(e) }
 
 // evict removes and returns the next victim, nil if there is no entry.
 func (p *s3fifo) evict() *entry {
