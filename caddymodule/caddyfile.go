@@ -103,8 +103,13 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // repeatedly, each subdirective stands once.
 func unmarshalBlock[T any](to *T, d *caddyfile.Dispenser, table map[string]func(*T, *caddyfile.Dispenser) error) error {
 	seen := make(map[string]bool)
+	last := directive
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
+		if name == "{" {
+			return d.Errf("%s takes no block", last)
+		}
+		last = name
 		parse, known := table[name]
 		if !known {
 			return d.Errf("unknown setting %q: expected one of %s", name, strings.Join(slices.Sorted(maps.Keys(table)), ", "))
