@@ -77,8 +77,8 @@ type Tier struct {
 	lock   *os.File
 	serial atomic.Uint64
 
-	clean  int64 // when the last process ended, if that was in order; 0 if not
-	checks singleflight.Group
+	trusted trusted
+	checks  singleflight.Group
 
 	shards  [shardCount]sync.Once // done when the shard's names are in the index
 	index   index
@@ -101,7 +101,7 @@ func Open(dir string, limits Limits, log *slog.Logger) (*Tier, error) {
 	t.index.init(limits)
 	err = t.clearStaging()
 	if err == nil {
-		err = t.takeCleanMark()
+		t.trusted, err = takeTrusted(dir)
 	}
 	if err != nil {
 		lock.Close()
@@ -131,24 +131,7 @@ func lockDir(dir string) (*os.File, error) {
 func (t *Tier) Close() error {
 	close(t.stop)
 	<-t.scanned
-	err := os.WriteFile(t.cleanMark(), nil, 0o600)
-	return errors.Join(err, t.lock.Close())
-}
-
-func (t *Tier) cleanMark() string { return filepath.Join(t.dir, "clean") }
-
-// takeCleanMark notes whether the last process ended in order, and takes its
-// mark away: this one has yet to end.
-func (t *Tier) takeCleanMark() error {
-	st, err := os.Stat(t.cleanMark())
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	t.clean = st.ModTime().UnixNano()
-	return os.Remove(t.cleanMark())
+	return errors.Join(t.trusted.leave(t.dir), t.lock.Close())
 }
 
 // Scanned is closed when every name in the directory is in the index.
@@ -170,7 +153,7 @@ func (t *Tier) Open(key string, check func(*os.File) error) (*os.File, Meta, err
 	f, err := t.openGood(&e, check)
 	switch {
 	case err == nil:
-		return f, e.meta, nil
+		return f, e.meta(), nil
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNotStored):
 		if t.removeNamed(e.name, key) { // else it has been evicted just now
 			t.log.Warn("disk tier entry dropped: the file was changed by somebody else", "file", t.path(e.name), "error", err)
@@ -188,9 +171,9 @@ func (t *Tier) openGood(e *entry, check func(*os.File) error) (*os.File, error) 
 	if err != nil {
 		return nil, err
 	}
-	modified, err := checkSize(f, e.meta.Size)
+	modified, err := checkSize(f, e.size)
 	if err == nil && !t.isGood(e, modified) {
-		err = t.checkOnce(e, f, modified, check)
+		err = t.checkOnce(e, f, check)
 	}
 	if err != nil {
 		f.Close()
@@ -203,19 +186,25 @@ func (t *Tier) openGood(e *entry, check func(*os.File) error) (*os.File, error) 
 // to be right.
 func (t *Tier) isGood(e *entry, modified int64) bool {
 	if e.good == 0 {
-		return modified <= t.clean
+		return t.trusted.has(modified)
 	}
 	return modified == e.good
 }
 
-// checkOnce has a file checked, once for all who ask for it meanwhile.
-func (t *Tier) checkOnce(e *entry, f *os.File, modified int64, check func(*os.File) error) error {
-	_, err, _ := t.checks.Do(e.name, func() (any, error) { return nil, check(f) })
-	if err != nil {
-		return fmt.Errorf("%w: %w", errNotStored, err)
-	}
-	t.index.checked(e.key, e.name, modified)
-	return nil
+// checkOnce has a file checked, once for all who ask for it meanwhile, and puts
+// it among those that are trusted.
+func (t *Tier) checkOnce(e *entry, f *os.File, check func(*os.File) error) error {
+	_, err, _ := t.checks.Do(e.name, func() (any, error) {
+		if err := check(f); err != nil {
+			return nil, fmt.Errorf("%w: %w", errNotStored, err)
+		}
+		modified, err := renew(f.Name())
+		if err == nil {
+			t.index.checked(e.key(), e.name, modified)
+		}
+		return nil, err
+	})
+	return err
 }
 
 // isExhaustion reports whether an error says nothing of the file, but that the

@@ -199,7 +199,7 @@ func TestRemove(t *testing.T) {
 func TestReadersOfAnEvictedFileGoOn(t *testing.T) {
 	tier := openTier(t, t.TempDir(), roomy)
 	mustStore(t, tier, "key", mib)
-	f, _, err := tier.Open("key")
+	f, _, err := tier.Open("key", noCheck)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -504,7 +504,7 @@ func TestAnEvictedFileIsNoAlarm(t *testing.T) {
 		}
 	}()
 	for open := true; open; {
-		if f, _, err := tier.Open("key"); err == nil {
+		if f, _, err := tier.Open("key", noCheck); err == nil {
 			f.Close()
 		}
 		select {
@@ -593,7 +593,7 @@ func TestShortOfFileDescriptors(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
 		t.Fatal(err)
 	}
-	_, _, err := tier.Open("key")
+	_, _, err := tier.Open("key", noCheck)
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}

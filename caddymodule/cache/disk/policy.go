@@ -21,17 +21,36 @@ func (p *policy) setLimit(limit int64) {
 // bytes is the cost of all entries.
 func (p *policy) bytes() int64 { return p.light.bytes() + p.heavy.bytes() }
 
-func (p *policy) touch(e *entry) { e.freq = min(e.freq+1, maxFreq) }
-
 func (p *policy) insert(e *entry) {
-	if e.meta.Size <= lightSize {
+	if e.size <= lightSize {
 		p.light.insert(e)
 	} else {
 		p.heavy.insert(e)
 	}
 }
 
-func (p *policy) remove(e *entry) { e.in.remove(e) }
+func (p *policy) remove(e *entry) { p.queue(e.in).remove(e) }
+
+// queueID names the queue an entry is in.
+type queueID uint8
+
+const (
+	noQueue queueID = iota
+	lightSmall
+	lightMain
+	heavySmall
+	heavyMain
+)
+
+func (p *policy) queue(id queueID) *queue {
+	return [...]*queue{lightSmall: &p.light.small, lightMain: &p.light.main, heavySmall: &p.heavy.small, heavyMain: &p.heavy.main}[id]
+}
+
+func (p *policy) init() {
+	for id := lightSmall; id <= heavyMain; id++ {
+		p.queue(id).id = id
+	}
+}
 
 // evict removes and returns the next victim, nil if there is no entry.
 func (p *policy) evict() *entry {

@@ -177,7 +177,8 @@ func (f *File) publish(tag string, admit func() bool) error {
 	f.ended = true // from here on its space is the entry's
 	f.tier.measure(shardOf(f.key))
 	f.tier.index.release(headroom)
-	e := &entry{name: name, key: name[:len(f.key)], meta: meta, good: modified}
+	e := newEntry(name, f.key, f.size)
+	e.good = modified
 	if !f.tier.index.add(e, admit) {
 		return f.tier.unlink(e)
 	}
