@@ -45,6 +45,7 @@ type Cache struct {
 	memory   memory
 	negative negative
 	disk     atomic.Pointer[disk.Tier] // nil while it can't be had
+	storing  chan struct{}             // a place for each small file being written to disk
 
 	ctx    context.Context // ends the retries to open the disk tier
 	cancel context.CancelFunc
@@ -64,7 +65,7 @@ type Cache struct {
 // New returns a cache with its disk tier in dir, or without one if dir is "".
 // It opens nothing: that is for Start.
 func New(dir string, limits Limits, log *slog.Logger) *Cache {
-	c := &Cache{dir: dir, log: log}
+	c := &Cache{dir: dir, log: log, storing: make(chan struct{}, maxStoring)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.mu.limits = limits
 	c.mu.flights = make(map[string]*flight)
@@ -94,6 +95,10 @@ func (c *Cache) start() {
 	}
 	go c.keepOpeningDisk()
 }
+
+// maxStoring bounds the threads that wait for the disk: a burst of narinfos
+// could otherwise need one for each.
+const maxStoring = 32
 
 // diskRetry is how often a disk tier that can't be had is tried again.
 const diskRetry = 2 * time.Second

@@ -163,6 +163,8 @@ func (n *Namespace) storeSmall(f *flight, p nix.CachePath, key string) {
 	if tier == nil {
 		return
 	}
+	n.cache.storing <- struct{}{}
+	defer func() { <-n.cache.storing }()
 	file, err := tier.Create(key, int64(len(f.small.body)))
 	if err == nil {
 		defer file.Close()
