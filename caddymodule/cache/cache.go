@@ -51,12 +51,14 @@ type Cache struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup // flights, and the opening of the disk tier
 
+	// Written with mu held, read without: a hit takes no lock of the cache's.
+	landed  atomic.Uint64 // flights that have ended
+	forgets atomic.Uint64 // calls of Forget
+
 	mu struct {
 		sync.Mutex
 		limits  Limits
 		flights map[string]*flight
-		landed  uint64 // flights that have ended
-		forgets uint64 // calls of Forget
 		started bool
 		closing bool
 	}

@@ -91,7 +91,7 @@ func (n *Namespace) Open(ctx context.Context, p nix.CachePath) (*Object, error) 
 	}
 	key := n.key(p)
 	for {
-		landed := n.cache.landed()
+		landed := n.cache.landed.Load()
 		if o, err := n.lookup(p, key); o != nil || err != nil {
 			return o, err
 		}
@@ -143,7 +143,7 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 	if tier == nil || n.local() {
 		return nil
 	}
-	forgets := n.cache.forgets()
+	forgets := n.cache.forgets.Load()
 	f, meta, err := tier.Open(key, func(f *os.File) error { return checkFile(p, f) })
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -197,7 +197,7 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 	if n.passes(p) {
 		result = Bypass
 	}
-	forgets := n.cache.forgets()
+	forgets := n.cache.forgets.Load()
 	info, err := n.statOrigin(ctx, p)
 	if errors.Is(err, fs.ErrNotExist) {
 		if result == Miss {
@@ -248,7 +248,7 @@ func (n *Namespace) Forget(p nix.CachePath) {
 	c := n.cache
 	c.Start()
 	c.mu.Lock()
-	c.mu.forgets++
+	c.forgets.Add(1)
 	if f := c.mu.flights[key]; f != nil {
 		f.forgotten = true
 		delete(c.mu.flights, key)
