@@ -46,8 +46,8 @@ type fill struct {
 	file   *disk.File
 	slots  chan struct{} // Namespace.parts
 	ways   int           // range reads at a time
-	first  int64 // size of the first part
-	part   int64 // size of the others but the last
+	first  int64         // size of the first part
+	part   int64         // size of the others but the last
 
 	mu struct {
 		sync.Mutex
