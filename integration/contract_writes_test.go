@@ -37,6 +37,7 @@ func TestWrites(t *testing.T) {
 			{"larger than the limit", testTooLarge},
 			{"hash of the body is not what its name says", testWrongHash},
 			{"size of the body is not what its narinfo says", testWrongSize},
+			{"content of the NAR is not what its narinfo says", testWrongContent},
 			{"stored", testStored},
 			{"content coding is undone", testContentEncoding},
 			{"read after write", testReadAfterWrite},
@@ -197,14 +198,42 @@ func testWrongHash(t *testing.T, c *cache) {
 
 // testWrongSize: the narinfo's size is not signed, but it is checked.
 func testWrongSize(t *testing.T, c *cache) {
-	squash := func(nar []byte) []byte { return nar[:len(nar)/2] }
-	p := signedPackage("wrong-size", 1000, nixtest.Compressed(nix.CompressionZstd, squash))
+	p := signedPackage("wrong-size", 1000, nixtest.Compressed(nix.CompressionZstd, zstdOf))
 	c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
 	right := p.Text()
 	p.NARInfo.FileSize++
 	c.put(t, narinfoPath(p), p.Text()).wantRefusal(t, http.StatusUnprocessableEntity, "FileSize")
 	c.get(t, narinfoPath(p)).wantStatus(t, http.StatusNotFound)
 	c.put(t, narinfoPath(p), right).wantStatus(t, http.StatusCreated)
+}
+
+// testWrongContent: what was signed is the NAR as it is decompressed.
+func testWrongContent(t *testing.T, c *cache) {
+	other := signedPackage("other", 1000)
+	for name, compress := range map[string]func([]byte) []byte{
+		"another NAR":      func([]byte) []byte { return zstdOf(other.NAR) },
+		"more":             func(nar []byte) []byte { return zstdOf(append(nar, 0)) },
+		"less":             func(nar []byte) []byte { return zstdOf(nar[:len(nar)-1]) },
+		"not compressed":   func(nar []byte) []byte { return nar },
+		"cut off":          func(nar []byte) []byte { z := zstdOf(nar); return z[:len(z)-1] },
+		"a bomb of 64 MiB": func([]byte) []byte { return zstdOf(make([]byte, 64<<20)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := signedPackage("wrong-content", 1000, nixtest.Compressed(nix.CompressionZstd, compress))
+			c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
+			c.put(t, narinfoPath(p), p.Text()).wantRefusal(t, http.StatusUnprocessableEntity, "decompress")
+			c.get(t, narinfoPath(p)).wantStatus(t, http.StatusNotFound)
+		})
+	}
+}
+
+func zstdOf(data []byte) []byte {
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		panic(err)
+	}
+	defer z.Close()
+	return z.EncodeAll(data, nil)
 }
 
 func testStored(t *testing.T, c *cache) {

@@ -132,6 +132,17 @@ func (p CachePath) StorePathHash() string {
 	return p.key[:storePathHashLen]
 }
 
+// Compression returns what a NAR's name says of its compression: none also where
+// it is gzip, which has no suffix of its own.
+func (p CachePath) Compression() Compression {
+	for c := range compressions {
+		if suffix := compressions[c].suffix; suffix != "" && strings.HasSuffix(p.key, ".nar"+suffix) {
+			return Compression(c)
+		}
+	}
+	return CompressionNone
+}
+
 // FileHash returns the SHA-256 a NAR's file is named after; zero for other
 // kinds.
 func (p CachePath) FileHash() SHA256 { return p.fileHash }

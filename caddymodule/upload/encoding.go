@@ -1,20 +1,8 @@
 package upload
 
 import (
-	"compress/gzip"
 	"errors"
 	"io"
-
-	"github.com/andybalholm/brotli"
-	"github.com/klauspost/compress/zstd"
-	"github.com/therootcompany/xz"
-)
-
-// What a decoder may take of memory for its window: the most that the
-// encoders' ordinary levels ask for.
-const (
-	maxZstdWindow = 8 << 20
-	maxXZDict     = 64 << 20
 )
 
 // readDecoded reads a whole small body, at most max bytes after decoding.
@@ -24,7 +12,7 @@ func readDecoded(body Body, max int64) ([]byte, error) {
 		return nil, tooLarge(max)
 	}
 	body.Reader = &sized{r: clientReader{body.Reader}, left: max, max: max}
-	decoded, err := decoder(body)
+	decoded, err := decodeBody(body)
 	if err != nil {
 		return nil, err
 	}
@@ -67,40 +55,26 @@ func (s *sized) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// decoder undoes the Content-Encoding, named as Nix names its compressions or
+// decodeBody undoes the Content-Encoding, named as Nix names its compressions or
 // as HTTP does.
-func decoder(body Body) (io.ReadCloser, error) {
-	open, known := decoders[body.Encoding]
+func decodeBody(body Body) (io.ReadCloser, error) {
+	decode, known := encodings[body.Encoding]
 	if !known {
 		return nil, reject(Malformed, "Content-Encoding %.40q is not supported: use zstd, br, gzip, xz or none", body.Encoding)
 	}
-	decoded, err := open(body.Reader)
+	decoded, err := decode(body.Reader)
 	if err != nil {
 		return nil, undecodable(body.Encoding, err)
 	}
 	return decoded, nil
 }
 
-var decoders = map[string]func(io.Reader) (io.ReadCloser, error){
+var encodings = map[string]decoder{
 	"":         plain,
 	"identity": plain,
 	"none":     plain,
-	"zstd": func(in io.Reader) (io.ReadCloser, error) {
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
-	},
-	"br":   func(in io.Reader) (io.ReadCloser, error) { return plain(brotli.NewReader(in)) },
-	"gzip": func(in io.Reader) (io.ReadCloser, error) { return gzip.NewReader(in) },
-	"xz": func(in io.Reader) (io.ReadCloser, error) {
-		x, err := xz.NewReader(in, maxXZDict)
-		if err != nil {
-			return nil, err
-		}
-		return plain(x)
-	},
+	"zstd":     decodeZstd,
+	"br":       decodeBrotli,
+	"gzip":     decodeGzip,
+	"xz":       decodeXZ,
 }
-
-func plain(in io.Reader) (io.ReadCloser, error) { return io.NopCloser(in), nil }

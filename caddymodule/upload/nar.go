@@ -22,18 +22,25 @@ func (r *Receiver) receiveNAR(ctx context.Context, path nix.CachePath, body Body
 	if body.Size > r.MaxSize {
 		return "", r.tooLarge()
 	}
-	in := &measured{r: io.LimitReader(clientReader{body}, r.MaxSize+1), sum: sha256.New()}
-
 	present, err := r.Origin.Stat(ctx, path.String())
-	if err == nil && body.Size == present.Size {
-		return r.compareNAR(path, in)
-	}
 	if errors.Is(err, fs.ErrNotExist) {
 		present.Size = -1
 	} else if err != nil {
 		return "", err
 	}
-	return r.storeNAR(ctx, path, in, body.Size, present.Size)
+	inside := measureWhile(io.LimitReader(clientReader{body}, r.MaxSize+1), path)
+	outcome, err := r.takeNAR(ctx, path, &measured{r: inside, sum: sha256.New()}, body.Size, present.Size)
+	if c, ok := inside.end(); ok && err == nil {
+		r.contents.add(path.FileHash(), c)
+	}
+	return outcome, err
+}
+
+func (r *Receiver) takeNAR(ctx context.Context, path nix.CachePath, in *measured, size, present int64) (Outcome, error) {
+	if size >= 0 && size == present {
+		return r.compareNAR(path, in)
+	}
+	return r.storeNAR(ctx, path, in, size, present)
 }
 
 // compareNAR reads a NAR that is there already, so that a wrong body is told

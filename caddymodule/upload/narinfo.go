@@ -26,6 +26,9 @@ func (r *Receiver) receiveNARInfo(ctx context.Context, path nix.CachePath, body 
 	if err := r.requireNAR(ctx, n); err != nil {
 		return "", err
 	}
+	if err := r.requireContent(ctx, n); err != nil {
+		return "", err
+	}
 	outcome, err := Stored, r.writeNARInfo(ctx, path, n, origin.CreateOptions{IfAbsent: true})
 	for races := 0; errors.Is(err, fs.ErrExist) || errors.Is(err, origin.ErrChanged); races++ {
 		if races == maxRaces {

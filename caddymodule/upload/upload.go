@@ -3,7 +3,8 @@
 //
 // A NAR is written while it arrives and becomes visible only if its SHA-256 is
 // its name. A narinfo has to pass the gate of nix.ParseNARInfo, to be signed by
-// a trusted key and to find its NAR in place; what is stored is our own
+// a trusted key and to find its NAR in place, with the content that was signed
+// once it is decompressed; what is stored is our own
 // rendering of it, and a stored one is never replaced by one that says
 // something else.
 //
@@ -73,6 +74,8 @@ type Receiver struct {
 	MaxSize int64
 
 	Log *slog.Logger
+
+	contents contents
 }
 
 // Receive stores what belongs at path. Whatever is wrong with the body is a

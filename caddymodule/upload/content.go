@@ -1,0 +1,198 @@
+package upload
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+)
+
+// content is what a NAR's file is decompressed: what its narinfo's signature is
+// about.
+type content struct {
+	hash nix.SHA256
+	size int64
+}
+
+var errContentTooLong = errors.New("it decompresses to more")
+
+// measure decompresses a file to its end, or until it has more than limit bytes.
+func measure(in io.Reader, c nix.Compression, limit int64) (content, error) {
+	decoded, err := decompressors[c](in)
+	if err != nil {
+		return content{}, err
+	}
+	defer decoded.Close()
+	sum := sha256.New()
+	size, err := io.CopyBuffer(sum, io.LimitReader(decoded, limit+1), make([]byte, copyBuffer))
+	switch {
+	case err != nil:
+		return content{}, err
+	case size > limit:
+		return content{}, errContentTooLong
+	}
+	return content{nix.SHA256(sum.Sum(nil)), size}, nil
+}
+
+// maxUnasked is the most that a NAR is decompressed to while it is uploaded, when
+// nobody knows yet how large it should be. A larger one is measured again when
+// its narinfo comes, whose signature vouches for the size.
+const maxUnasked = 64 << 30
+
+// measuring measures a NAR while it is read through Read.
+type measuring struct {
+	in     io.Reader
+	pipe   *io.PipeWriter
+	result chan content // has one if the file was decompressed to its end
+}
+
+// measureWhile begins to measure what the caller reads from it.
+func measureWhile(in io.Reader, path nix.CachePath) *measuring {
+	r, w := io.Pipe()
+	m := &measuring{in: in, pipe: w, result: make(chan content, 1)}
+	go func() {
+		defer close(m.result)
+		defer r.CloseWithError(errMeasured) // lets the caller read on
+		buffered := bufio.NewReaderSize(r, copyBuffer)
+		c := compressionOf(path, buffered)
+		if c == nix.CompressionNone {
+			return // the file is the NAR
+		}
+		if measured, err := measure(buffered, c, maxUnasked); err == nil {
+			m.result <- measured
+		}
+	}()
+	return m
+}
+
+var errMeasured = errors.New("measured")
+
+func (m *measuring) Read(p []byte) (int, error) {
+	n, err := m.in.Read(p)
+	if n > 0 {
+		_, _ = m.pipe.Write(p[:n]) // an error: measured as far as it goes
+	}
+	if err != nil {
+		m.pipe.CloseWithError(err) // io.EOF is the end
+	}
+	return n, err
+}
+
+// end waits for the result; not ok if there is none.
+func (m *measuring) end() (content, bool) {
+	m.pipe.CloseWithError(io.ErrUnexpectedEOF) // unless it has been read to its end
+	c, ok := <-m.result
+	return c, ok
+}
+
+// compressionOf tells from a NAR's name how it is compressed, and where the name
+// leaves it open from its first bytes.
+func compressionOf(path nix.CachePath, in *bufio.Reader) nix.Compression {
+	c := path.Compression()
+	if c != nix.CompressionNone {
+		return c
+	}
+	const gzipMagic = "\x1f\x8b"
+	if magic, _ := in.Peek(len(gzipMagic)); string(magic) == gzipMagic {
+		return nix.CompressionGzip
+	}
+	return nix.CompressionNone
+}
+
+// requireContent checks that the NAR decompresses to what the narinfo says.
+func (r *Receiver) requireContent(ctx context.Context, n *nix.NARInfo) error {
+	if n.Compression == nix.CompressionNone {
+		return nil // the file is the NAR, and was hashed when it was uploaded
+	}
+	got, known := r.contents.get(n.FileHash)
+	if !known {
+		var err error
+		if got, err = r.measureStored(ctx, n); err != nil {
+			return err
+		}
+		r.contents.add(n.FileHash, got)
+	}
+	switch {
+	case got.size != n.NARSize:
+		return reject(Mismatch, "NarSize is %d, but %s decompresses to %d bytes", n.NARSize, n.URL(), got.size)
+	case got.hash != n.NARHash:
+		return reject(Mismatch, "NarHash is %s, but %s decompresses to %s", n.NARHash, n.URL(), got.hash)
+	}
+	return nil
+}
+
+// measureStored measures a NAR that lies at the origin.
+func (r *Receiver) measureStored(ctx context.Context, n *nix.NARInfo) (content, error) {
+	_, body, err := r.Origin.Open(ctx, n.URL(), origin.OpenOptions{})
+	if err != nil {
+		return content{}, err
+	}
+	defer body.Close()
+	in := &originBody{r: body}
+	got, err := measure(in, n.Compression, n.NARSize)
+	switch {
+	case in.err != nil:
+		return content{}, &origin.UnavailableError{Op: "read", Path: n.URL(), Err: in.err}
+	case errors.Is(err, errContentTooLong):
+		return content{}, reject(Mismatch, "NarSize is %d, but %s decompresses to more", n.NARSize, n.URL())
+	case err != nil:
+		return content{}, reject(Mismatch, "%s can't be decompressed as %s: %v", n.URL(), n.Compression, err)
+	}
+	return got, nil
+}
+
+// originBody tells the origin's failures from a decoder's.
+type originBody struct {
+	r   io.Reader
+	err error
+}
+
+func (b *originBody) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
+}
+
+// maxContents bounds the memory of contents, about 150 bytes each. A push sends
+// each narinfo soon after its NAR.
+const maxContents = 10_000
+
+// contents remembers what NARs decompress to, the latest ones: it only spares
+// measuring again. Its zero value is ready for use.
+type contents struct {
+	mu struct {
+		sync.Mutex
+		known map[nix.SHA256]content // by file hash
+		order []nix.SHA256           // oldest first
+	}
+}
+
+func (c *contents) get(fileHash nix.SHA256) (content, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	got, ok := c.mu.known[fileHash]
+	return got, ok
+}
+
+func (c *contents) add(fileHash nix.SHA256, got content) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.known == nil {
+		c.mu.known = make(map[nix.SHA256]content)
+	}
+	if _, there := c.mu.known[fileHash]; !there {
+		c.mu.order = append(c.mu.order, fileHash)
+	}
+	c.mu.known[fileHash] = got
+	if len(c.mu.order) > maxContents {
+		delete(c.mu.known, c.mu.order[0])
+		c.mu.order = c.mu.order[1:]
+	}
+}

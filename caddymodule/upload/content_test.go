@@ -1,0 +1,211 @@
+package upload
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"hash/crc32"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/pierrec/lz4/v4"
+	"github.com/ulikunitz/xz/lzma"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
+)
+
+// compressors has a row for each compression that an encoder is at hand for.
+var compressors = map[nix.Compression]func([]byte) []byte{
+	nix.CompressionNone:   func(b []byte) []byte { return b },
+	nix.CompressionXZ:     encoders["xz"],
+	nix.CompressionZstd:   encoders["zstd"],
+	nix.CompressionBrotli: encoders["br"],
+	nix.CompressionGzip:   encoders["gzip"],
+	nix.CompressionLZ4:    encodeLZ4,
+	nix.CompressionLzip:   encodeLzip,
+}
+
+func encodeLZ4(b []byte) []byte {
+	var out bytes.Buffer
+	w := lz4.NewWriter(&out)
+	if _, err := w.Write(b); err != nil {
+		panic(err)
+	}
+	if err := w.Close(); err != nil {
+		panic(err)
+	}
+	return out.Bytes()
+}
+
+// encodeLzip writes two members, as parallel encoders do.
+func encodeLzip(b []byte) []byte {
+	half := len(b) / 2
+	return append(lzipMember(b[:half]), lzipMember(b[half:])...)
+}
+
+func lzipMember(b []byte) []byte {
+	var alone bytes.Buffer
+	w, err := lzma.WriterConfig{DictCap: 1 << 16, EOSMarker: true, Properties: &lzma.Properties{LC: 3, LP: 0, PB: 2}}.NewWriter(&alone)
+	if err != nil {
+		panic(err)
+	}
+	if _, err := w.Write(b); err != nil {
+		panic(err)
+	}
+	if err := w.Close(); err != nil {
+		panic(err)
+	}
+	const aloneHeader = 13
+	out := append([]byte("LZIP\x01\x10"), alone.Bytes()[aloneHeader:]...)
+	out = binary.LittleEndian.AppendUint32(out, crc32.ChecksumIEEE(b))
+	out = binary.LittleEndian.AppendUint64(out, uint64(len(b)))
+	return binary.LittleEndian.AppendUint64(out, uint64(len(out)+8))
+}
+
+// TestContentIsMeasuredOnTheWay: a push in order costs no reading back, and one
+// whose NAR came earlier costs it once.
+func TestContentIsMeasuredOnTheWay(t *testing.T) {
+	for c, compress := range compressors {
+		t.Run(c.String(), func(t *testing.T) {
+			r, m := newReceiver()
+			p := nixtest.NewPackage("hello", 300_000, nixtest.Compressed(c, compress), nixtest.SignedBy(key1))
+			wantOutcome(t, r, p.NARInfo.NARPath(), announced(p.File), Stored)
+			m.ResetOps()
+			wantOutcome(t, r, infoPath(p), announced(p.Text()), Stored)
+			wantOps(t, m, "stat 1 create 1 commit 1")
+
+			later, m2 := newReceiver()
+			push(t, m2, p)
+			wantOutcome(t, later, infoPath(p), announced(p.Text()), Stored)
+			if want := map[bool]int{true: 0, false: 1}[c == nix.CompressionNone]; m2.Ops("open") != want {
+				t.Errorf("%d NARs read back, want %d", m2.Ops("open"), want)
+			}
+		})
+	}
+}
+
+func TestContentThatWasNotSigned(t *testing.T) {
+	other := signed("other", 300_000)
+	for name, spoil := range map[string]func(nar []byte) []byte{
+		"another NAR": func([]byte) []byte { return other.NAR },
+		"a bit":       func(nar []byte) []byte { nar[len(nar)/2] ^= 1; return nar },
+		"more":        func(nar []byte) []byte { return append(nar, 0) },
+		"less":        func(nar []byte) []byte { return nar[1:] },
+		"nothing":     func([]byte) []byte { return nil },
+		"a bomb":      func([]byte) []byte { return make([]byte, 2<<20) },
+	} {
+		for c, compress := range compressors {
+			if c == nix.CompressionNone {
+				continue // then the narinfo shows it
+			}
+			t.Run(name+" "+c.String(), func(t *testing.T) {
+				p := nixtest.NewPackage("hello", 300_000, nixtest.SignedBy(key1), nixtest.Compressed(c, func(nar []byte) []byte { return compress(spoil(nar)) }))
+				measured, _ := newReceiver()
+				wantOutcome(t, measured, p.NARInfo.NARPath(), announced(p.File), Stored)
+				wantRejected(t, measured, infoPath(p), announced(p.Text()), Mismatch)
+
+				later, m := newReceiver()
+				wantRejected(t, later, infoPath(p), push(t, m, p), Mismatch)
+			})
+		}
+	}
+}
+
+func TestFilesThatCanNotBeDecompressed(t *testing.T) {
+	garbage := make([]byte, 1<<20)
+	for i := range garbage {
+		garbage[i] = byte(rand.N(256))
+	}
+	for c, compress := range compressors {
+		if c == nix.CompressionNone {
+			continue
+		}
+		for name, file := range map[string]func([]byte) []byte{
+			"garbage":  func([]byte) []byte { return garbage },
+			"as it is": func(nar []byte) []byte { return nar },
+			"cut off":  func(nar []byte) []byte { z := compress(nar); return z[:len(z)*9/10] },
+		} {
+			t.Run(name+" "+c.String(), func(t *testing.T) {
+				p := nixtest.NewPackage("hello", 300_000, nixtest.SignedBy(key1), nixtest.Compressed(c, file))
+				r, _ := newReceiver()
+				wantOutcome(t, r, p.NARInfo.NARPath(), announced(p.File), Stored) // it is what its name says
+				wantRejected(t, r, infoPath(p), announced(p.Text()), Mismatch)
+			})
+		}
+	}
+}
+
+func TestOriginFailsWhileContentIsMeasured(t *testing.T) {
+	r, m := newReceiver()
+	p := nixtest.NewPackage("hello", 300_000, nixtest.SignedBy(key1), nixtest.Compressed(nix.CompressionZstd, encoders["zstd"]))
+	body := push(t, m, p)
+	m.CutBody(p.NARInfo.URL(), 1000, 1)
+	_, err := r.Receive(t.Context(), infoPath(p), body)
+	var rejected *RejectedError
+	if err == nil || errors.As(err, &rejected) {
+		t.Errorf("Receive: %v, want the origin's failure", err)
+	}
+	wantOutcome(t, r, infoPath(p), announced(p.Text()), Stored)
+}
+
+func TestMeasureBzip2(t *testing.T) {
+	file, err := hex.DecodeString("425a6839314159265359518c7c410003e7c18000100a01840020005060026a90d36a419520ca9076a41b520f54836a907c5dc914e142414631f104")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := measure(strings.NewReader(strings.Repeat("content\n", 1000)), nix.CompressionNone, 8000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := measure(bytes.NewReader(file), nix.CompressionBzip2, 8000)
+	if err != nil || got != want || got.size != 8000 {
+		t.Errorf("measured %v, %v; want %v", got, err, want)
+	}
+	if _, err := measure(bytes.NewReader(file), nix.CompressionBzip2, 7999); !errors.Is(err, errContentTooLong) {
+		t.Errorf("measured to a limit: %v, want errContentTooLong", err)
+	}
+}
+
+func TestEveryCompressionHasADecompressor(t *testing.T) {
+	for c := nix.CompressionNone; !strings.HasPrefix(c.String(), "compression("); c++ {
+		if decompressors[c] == nil {
+			t.Errorf("none for %s", c)
+		}
+	}
+}
+
+func TestContentsAreBounded(t *testing.T) {
+	var c contents
+	for i := range 2 * maxContents {
+		var hash nix.SHA256
+		binary.LittleEndian.PutUint64(hash[:], uint64(i))
+		c.add(hash, content{size: int64(i)})
+		c.add(hash, content{size: int64(i)})
+		if got, ok := c.get(hash); !ok || got.size != int64(i) {
+			t.Fatalf("%d is not remembered", i)
+		}
+	}
+	if len(c.mu.known) != maxContents || len(c.mu.order) != maxContents {
+		t.Errorf("%d remembered, %d in order; want %d", len(c.mu.known), len(c.mu.order), maxContents)
+	}
+}
+
+// FuzzMeasure: whatever a file holds, measuring it ends, within its limit.
+func FuzzMeasure(f *testing.F) {
+	for c, compress := range compressors {
+		f.Add(byte(c), compress([]byte(strings.Repeat("content\n", 100))))
+	}
+	f.Fuzz(func(t *testing.T, c byte, file []byte) {
+		const limit = 1 << 20
+		if decompressors[nix.Compression(c)] == nil {
+			return
+		}
+		if got, err := measure(io.LimitReader(bytes.NewReader(file), limit), nix.Compression(c), limit); err == nil && got.size > limit {
+			t.Errorf("%d bytes, more than the limit", got.size)
+		}
+	})
+}
