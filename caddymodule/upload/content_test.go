@@ -96,7 +96,7 @@ func TestContentThatWasNotSigned(t *testing.T) {
 		"more":        func(nar []byte) []byte { return append(nar, 0) },
 		"less":        func(nar []byte) []byte { return nar[1:] },
 		"nothing":     func([]byte) []byte { return nil },
-		"a bomb":      func([]byte) []byte { return make([]byte, 2<<20) },
+		"a bomb":      func([]byte) []byte { return make([]byte, 1<<20) },
 	} {
 		for c, compress := range compressors {
 			if c == nix.CompressionNone {
@@ -105,6 +105,7 @@ func TestContentThatWasNotSigned(t *testing.T) {
 			t.Run(name+" "+c.String(), func(t *testing.T) {
 				p := nixtest.NewPackage("hello", 300_000, nixtest.SignedBy(key1), nixtest.Compressed(c, func(nar []byte) []byte { return compress(spoil(nar)) }))
 				measured, _ := newReceiver()
+				measured.MaxSize = 4 << 20
 				wantOutcome(t, measured, p.NARInfo.NARPath(), announced(p.File), Stored)
 				wantRejected(t, measured, infoPath(p), announced(p.Text()), Mismatch)
 
