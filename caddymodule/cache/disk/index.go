@@ -39,6 +39,7 @@ type entry struct {
 	freq       uint8
 
 	keyLen uint16
+	since  uint32 // by the policy's clock, when it was put where it is
 }
 
 func newEntry(name, key string, size int64) *entry {
