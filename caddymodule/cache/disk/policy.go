@@ -31,7 +31,12 @@ func (p *policy) insert(e *entry) {
 	}
 }
 
-func (p *policy) remove(e *entry) { p.queue(e.in).remove(e) }
+// remove forgets the entry, if it knows it.
+func (p *policy) remove(e *entry) {
+	if e.in != noQueue {
+		p.queue(e.in).remove(e)
+	}
+}
 
 // queueID names the queue an entry is in.
 type queueID uint8
