@@ -81,6 +81,7 @@ type Tier struct {
 	checks  singleflight.Group
 
 	shards  [shardCount]sync.Once // done when the shard's names are in the index
+	found   found                 // until the scan is over
 	index   index
 	scanned chan struct{} // closed when all shards are
 	stop    chan struct{} // closed by Close

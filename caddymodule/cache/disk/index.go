@@ -39,6 +39,7 @@ type entry struct {
 	freq       uint8
 
 	keyLen uint16
+	since  uint32 // by the policy's clock, when it was put where it is
 }
 
 func newEntry(name, key string, size int64) *entry {
@@ -140,6 +141,32 @@ func (x *index) add(e *entry, admit func() bool) bool {
 	return true
 }
 
+// adopt enters a file that is on disk already, unless the key is taken. The
+// eviction policy does not know it before rank.
+func (x *index) adopt(e *entry) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.mu.reserved += e.cost()
+	if _, taken := x.mu.entries[e.key()]; taken {
+		x.mu.leaving += e.cost()
+		return false
+	}
+	x.mu.entries[e.key()] = e
+	return true
+}
+
+// rank makes those adopted entries that are still there known to the eviction
+// policy, in that order.
+func (x *index) rank(entries []numbered) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, e := range entries {
+		if x.mu.entries[e.key()] == e.entry {
+			x.mu.policy.insert(e.entry)
+		}
+	}
+}
+
 // take removes the entry under key; its cost stays reserved until its file is
 // deleted.
 func (x *index) take(key string) (*entry, bool) {
@@ -224,15 +251,12 @@ func (x *index) spare(n int64) *entry {
 	return x.evictOne()
 }
 
-// charge reserves n bytes that are on disk already.
-func (x *index) charge(n int64) {
+// release gives n reserved bytes back that no file takes up.
+func (x *index) release(n int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.mu.reserved += n
+	x.mu.reserved -= n
 }
-
-// release gives n reserved bytes back that no file takes up.
-func (x *index) release(n int64) { x.charge(-n) }
 
 // deleted says that the file of an entry that was taken out is gone, and gives
 // its space back.

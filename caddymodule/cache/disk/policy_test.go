@@ -30,7 +30,7 @@ func sized(name string, i int, size int64) *entry {
 func TestHeavyFilesDoNotPushOutLightOnes(t *testing.T) {
 	const limit = 1 << 30
 	p := newPolicy(limit)
-	for i := range 10_000 { // 41 MB of narinfos that nobody has asked for again
+	for i := range 5000 { // 20 MB of narinfos that nobody has asked for again
 		p.admit(sized("light", i, 1000), limit)
 	}
 	for i := range 100 {
@@ -45,18 +45,29 @@ func TestHeavyFilesDoNotPushOutLightOnes(t *testing.T) {
 func TestLightFilesDoNotFillTheTier(t *testing.T) {
 	const limit = 1 << 30
 	p := newPolicy(limit)
-	for i := range 5 {
-		p.admit(sized("heavy", i, 180<<20), limit)
-	}
-	for i := range 100_000 { // 410 MB
-		for _, e := range p.admit(sized("light", i, 1000), limit) {
-			if e.size > lightSize {
-				t.Fatalf("%s made way for narinfos beyond their share", e.name)
-			}
+	for i := range 1_000_000 { // 4.1 GB of narinfos, and 41 of NARs
+		p.admit(sized("light", i, 1000), limit)
+		if i%10_000 == 0 {
+			p.admit(sized("heavy", i, 410<<20), limit)
 		}
 	}
-	if p.heavy.bytes() < 900<<20 || p.light.bytes() < limit/lightShare {
+	if p.heavy.bytes() < 1<<29 || p.light.bytes() < limit/lightShare {
 		t.Errorf("%d bytes of heavy and %d of light files", p.heavy.bytes(), p.light.bytes())
+	}
+}
+
+// Files of both kinds are needed for as long if all of them are asked for once.
+func TestBothKindsStayEquallyLong(t *testing.T) {
+	const limit = 1 << 30
+	p := newPolicy(limit)
+	var light, heavy int
+	for i := range 100_000 { // as many bytes of the one kind as of the other
+		p.admit(sized("light", i, lightSize), limit)
+		p.admit(sized("heavy", i, lightSize+1), limit)
+	}
+	light, heavy = p.light.small.len+p.light.main.len, p.heavy.small.len+p.heavy.main.len
+	if light < heavy*4/5 || heavy < light*4/5 {
+		t.Errorf("%d light files are there and %d heavy ones, want as many", light, heavy)
 	}
 }
 

@@ -9,15 +9,15 @@ import "hash/maphash"
 //
 // Nix clients keep a store of their own, so each asks once for each file: what
 // counts is how many clients still will, which recency tells better than
-// frequency does.
+// frequency does. So, other than there, one more request is enough for main, and
+// a ghost is forgotten sooner: a file that comes back late does so once.
 type s3fifo struct {
 	small, main queue
 	ghost       ghost
-	limit       int64
 }
 
 const (
-	smallShare = 10 // the small queue's part of the limit is one in smallShare
+	smallShare = 10 // the small queue keeps one in smallShare of all bytes
 	maxFreq    = 3
 )
 
@@ -37,45 +37,55 @@ func (p *s3fifo) insert(e *entry) {
 
 // evict removes and returns the next victim, nil if there is no entry.
 func (p *s3fifo) evict() *entry {
-	for {
-		fromSmall := p.small.bytes > p.limit/smallShare || p.main.bytes == 0
-		switch {
-		case fromSmall && p.small.tail == nil, !fromSmall && p.main.tail == nil:
-			return nil
-		case fromSmall:
-			e := p.small.pop()
-			if e.freq == 0 {
-				p.ghost.add(e, p.limit-p.limit/smallShare)
-				return e
-			}
-			e.freq = 0
-			p.main.push(e)
-		default:
+	for p.bytes() > 0 {
+		if p.small.bytes <= p.bytes()/smallShare && p.main.len > 0 {
 			e := p.main.pop()
 			if e.freq == 0 {
 				return e
 			}
 			e.freq--
 			p.main.push(e)
+			continue
 		}
+		e := p.small.pop()
+		if e.freq == 0 {
+			p.ghost.add(e.key(), p.small.len+p.main.len)
+			return e
+		}
+		e.freq = 0
+		p.main.push(e)
 	}
+	return nil
 }
 
-// queue is a doubly linked list that adds up its entries' costs.
+// oldest is the entry that has been there for longest since it came, or was
+// spared; nil if there is none.
+func (p *s3fifo) oldest() *entry {
+	if p.main.len > 0 {
+		return p.main.tail
+	}
+	return p.small.tail
+}
+
+// queue is a doubly linked list that counts its entries and adds up their costs.
 type queue struct {
 	id         queueID
+	clock      *uint32 // counts pushes
 	head, tail *entry
+	len        int
 	bytes      int64
 }
 
 func (q *queue) push(e *entry) {
-	e.in, e.prev, e.next = q.id, nil, q.head
+	*q.clock++
+	e.in, e.since, e.prev, e.next = q.id, *q.clock, nil, q.head
 	if q.head != nil {
 		q.head.prev = e
 	} else {
 		q.tail = e
 	}
 	q.head = e
+	q.len++
 	q.bytes += e.cost()
 }
 
@@ -96,50 +106,41 @@ func (q *queue) remove(e *entry) {
 	} else {
 		q.tail = e.prev
 	}
+	q.len--
 	q.bytes -= e.cost()
 	e.in, e.prev, e.next = noQueue, nil, nil
 }
 
-// ghost remembers the keys, by hash, of files that left the small queue.
+// ghost remembers the keys, by hash, of the files that left the small queue
+// last: at least one for ghostShare entries, at most two. So its memory goes
+// with that of the entries, however large the limit is.
 type ghost struct {
-	seed  maphash.Seed
-	fifo  []ghostEntry
-	known map[uint64]uint64 // key hash to the serial of its latest ghostEntry
-	next  uint64
-	bytes int64
+	seed       maphash.Seed
+	young, old map[uint64]struct{}
 }
 
-type ghostEntry struct {
-	hash, serial uint64
-	cost         int64
-}
+const ghostShare = 4
 
-func (g *ghost) add(e *entry, limit int64) {
-	if g.known == nil {
-		g.seed, g.known = maphash.MakeSeed(), make(map[uint64]uint64)
+// add remembers a key, with so many entries there.
+func (g *ghost) add(key string, entries int) {
+	if g.young == nil {
+		g.seed, g.young = maphash.MakeSeed(), make(map[uint64]struct{})
 	}
-	g.next++
-	h := maphash.String(g.seed, e.key())
-	g.fifo = append(g.fifo, ghostEntry{h, g.next, e.cost()})
-	g.known[h] = g.next
-	g.bytes += e.cost()
-	for g.bytes > limit && len(g.fifo) > 0 {
-		oldest := g.fifo[0]
-		g.fifo = g.fifo[1:]
-		g.bytes -= oldest.cost
-		if g.known[oldest.hash] == oldest.serial {
-			delete(g.known, oldest.hash)
-		}
+	g.young[maphash.String(g.seed, key)] = struct{}{}
+	if len(g.young) > entries/ghostShare {
+		g.young, g.old = make(map[uint64]struct{}), g.young
 	}
 }
 
 // take reports whether the key is remembered, and forgets it.
 func (g *ghost) take(key string) bool {
-	if g.known == nil {
+	if g.young == nil {
 		return false
 	}
 	h := maphash.String(g.seed, key)
-	_, ok := g.known[h]
-	delete(g.known, h)
-	return ok
+	_, young := g.young[h]
+	_, old := g.old[h]
+	delete(g.young, h)
+	delete(g.old, h)
+	return young || old
 }
