@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -286,6 +288,17 @@ func (t *tripReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// narrow makes connections whose kernel takes in little that nobody reads.
+var narrow = net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+	var err error
+	if failed := c.Control(func(fd uintptr) {
+		err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 64<<10)
+	}); failed != nil {
+		return failed
+	}
+	return err
+}}
+
 // stream is a response that is still being read.
 type stream struct {
 	*http.Response
@@ -312,7 +325,7 @@ func (c *cache) tryOpen(ctx context.Context, path string, first int, options ...
 	for _, option := range options {
 		option(req)
 	}
-	transport := &http.Transport{DisableCompression: true, DisableKeepAlives: true}
+	transport := &http.Transport{DisableCompression: true, DisableKeepAlives: true, DialContext: narrow.DialContext}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		return nil, err
@@ -338,6 +351,19 @@ func (s *stream) wantRest(tb testing.TB, want []byte) {
 	if got, err := s.rest(); err != nil || !bytes.Equal(got, want) {
 		tb.Errorf("%s: %d bytes, %v; want the %d bytes of the file", s.what, len(got), err, len(want))
 	}
+}
+
+// hold keeps back the answers to all requests but those for the beginning of an
+// object, until release.
+func (b *r2Bucket) hold() (release func()) {
+	held := make(chan struct{})
+	b.setFault(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		if from := r.Header.Get("Range"); from != "" && !strings.HasPrefix(from, "bytes=0-") {
+			<-held
+		}
+		next.ServeHTTP(w, r)
+	})
+	return sync.OnceFunc(func() { close(held) })
 }
 
 // wantWholeOrBroken checks that what looks whole to a client is.
