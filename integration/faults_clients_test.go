@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -68,10 +67,11 @@ func TestCrowdOnColdNARInfos(t *testing.T) {
 	o := r2Origin(t)
 	c := startCache(t, o)
 	var packages []nixtest.Package
-	for i := range 20 {
+	var texts [][]byte
+	for i := range 10 {
 		p := signedPackage(fmt.Sprintf("crowd-%d", i), 100)
 		o.put(t, narinfoPath(p)[1:], p.Text())
-		packages = append(packages, p)
+		packages, texts = append(packages, p), append(texts, p.Text())
 	}
 	c.get(t, "/health")
 	before := c.holdings(t)
@@ -80,9 +80,9 @@ func TestCrowdOnColdNARInfos(t *testing.T) {
 		clients.Go(func() {
 			order := rand.New(rand.NewPCG(3, uint64(i))).Perm(len(packages))
 			for _, j := range order {
-				a, err := c.try(t, "GET", narinfoPath(packages[j]), nil)
-				if err != nil || !bytes.Equal(a.Body, packages[j].Text()) {
-					t.Errorf("%s: status %d, %d bytes, %v", a.Request, a.Status, len(a.Body), err)
+				a, err := c.fetch(t.Context(), "GET", narinfoPath(packages[j]), texts[j])
+				if err != nil || a.Status != http.StatusOK {
+					t.Errorf("%s: status %d, %v", a.Request, a.Status, err)
 				}
 			}
 		})
