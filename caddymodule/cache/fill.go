@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"hash"
 	"io"
 	"sync"
 	"time"
@@ -20,10 +21,12 @@ const (
 	// since the size of the file, on which all else waits, comes with it.
 	firstPart = 1 << 20
 
-	// maxBreaks is how often in a row a part's body may break without a byte
-	// of progress. What it takes to get a body at all the origin retries itself.
-	maxBreaks  = 4
-	breakDelay = 200 * time.Millisecond // doubles with each break
+	// maxBreaks is how often in a row a part's body may break with less than
+	// minProgress bytes in between. What it takes to get a body at all the
+	// origin retries itself.
+	maxBreaks   = 4
+	minProgress = 256 << 10
+	breakDelay  = 200 * time.Millisecond // doubles with each break
 
 	copyBuffer = 256 << 10
 	hashBuffer = 1 << 20
@@ -139,7 +142,7 @@ func (f *fill) readPart(ctx context.Context, i int, body io.ReadCloser) error {
 		if !asBroken(err, &broke) {
 			return err
 		}
-		if f.writtenOf(i) > before {
+		if f.writtenOf(i)-before >= minProgress {
 			breaks = 0
 		}
 		if breaks >= maxBreaks {
@@ -206,13 +209,21 @@ func (f *fill) verify(ctx context.Context) error {
 		hash.Write(buf[:n])
 		at += int64(n)
 	}
-	if got := nix.SHA256(hash.Sum(nil)); got != f.path.FileHash() {
-		return &DamagedError{f.path.String(), fmt.Sprintf("origin's copy hashes to %s, not to its name", got)}
+	if err := checkHash(f.path, hash); err != nil {
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.mu.verified = true
 	f.announce()
+	return nil
+}
+
+// checkHash compares the hash of a file with its name.
+func checkHash(p nix.CachePath, hash hash.Hash) error {
+	if got := nix.SHA256(hash.Sum(nil)); got != p.FileHash() {
+		return &DamagedError{p.String(), fmt.Sprintf("origin's copy hashes to %s, not to its name", got)}
+	}
 	return nil
 }
 
