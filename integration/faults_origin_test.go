@@ -284,7 +284,7 @@ func TestBodiesThatBreak(t *testing.T) {
 	}
 }
 
-// TestBodiesThatBreakForGood: a body that never gets any further ends the
+// TestBodiesThatBreakForGood: a body that hardly gets any further ends the
 // response before its end, and the next request begins anew.
 func TestBodiesThatBreakForGood(t *testing.T) {
 	t.Parallel()
@@ -297,7 +297,7 @@ func TestBodiesThatBreakForGood(t *testing.T) {
 			next.ServeHTTP(w, r)
 			return
 		}
-		cutAt(0)(w, r, next)
+		cutAt(10)(w, r, next)
 	})
 	for _, path := range []string{narPath(p), narinfoPath(p)} {
 		a, err := c.try(t, "GET", path, nil)
@@ -307,6 +307,42 @@ func TestBodiesThatBreakForGood(t *testing.T) {
 	}
 	o.bucket.setFault(nil)
 	c.eventuallyServes(t, p)
+}
+
+// TestBodiesThatBreakWithoutDisk: so is one that is passed through.
+func TestBodiesThatBreakWithoutDisk(t *testing.T) {
+	t.Parallel()
+	o := smallParts(t)
+	c := startCache(t, o, "disk off")
+	p := signedPackage("breaks-without-disk", 3_000_000)
+	o.lay(t, p)
+	for name, fault := range map[string]bucketFault{
+		"at once":             first(1, anyRequest, cutAt(0)),
+		"after a byte":        first(1, anyRequest, cutAt(1)),
+		"before the last one": first(1, anyRequest, cutAt(int64(len(p.File)-1))),
+		"each after 700 kB":   cutAt(700_000),
+	} {
+		o.bucket.setFault(fault)
+		for from, options := range map[int][]requestOption{0: nil, 1000: {header("Range", "bytes=1000-")}} {
+			a, err := c.fetch(t.Context(), "GET", narPath(p), p.File[from:], options...)
+			if err != nil {
+				t.Errorf("%s, from %d on: status %d, %v", name, from, a.Status, err)
+			}
+		}
+	}
+	o.bucket.setFault(cutAt(10))
+	for range 2 {
+		if a, err := c.try(t, "GET", narPath(p), nil); err == nil && a.Status < 500 {
+			t.Errorf("%s: status %d and %d bytes that look whole", a.Request, a.Status, len(a.Body))
+		}
+		o.bucket.setFault(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+			next.ServeHTTP(&flipWriter{w}, r)
+		})
+	}
+	c.logged(t, "not passed through to its end")
+	c.wantMetric(t, "fills_total", `cache="nix-cache",outcome="mismatch"`, 1)
+	o.bucket.setFault(nil)
+	c.get(t, narPath(p)).wantBody(t, p.File)
 }
 
 // TestBodiesThatStall: 30 seconds without a byte are as good as a break.

@@ -361,14 +361,13 @@ var errWrongBytes = errors.New("wrong bytes")
 // error is errWrongBytes, or the connection's; other statuses are for the caller.
 func (c *cache) fetch(ctx context.Context, method, path string, want []byte, options ...requestOption) (answer, error) {
 	a := answer{Request: method + " " + path}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
-	if err != nil {
-		return a, err
+	resp, err := c.send(ctx, method, path, options)
+	if errors.Is(err, syscall.ECONNRESET) {
+		// A reload closes one of two sockets that listen on the port, and
+		// Linux resets the connections that nobody has accepted there yet
+		// (tcp_migrate_req in networking/ip-sysctl.rst).
+		resp, err = c.send(ctx, method, path, options)
 	}
-	for _, option := range options {
-		option(req)
-	}
-	resp, err := c.http.Do(req)
 	if err != nil {
 		return a, err
 	}
@@ -379,6 +378,17 @@ func (c *cache) fetch(ctx context.Context, method, path string, want []byte, opt
 	}
 	a.Body, err = io.ReadAll(resp.Body)
 	return a, err
+}
+
+func (c *cache) send(ctx context.Context, method, path string, options []requestOption) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, option := range options {
+		option(req)
+	}
+	return c.http.Do(req)
 }
 
 // sameBytes compares without having a copy of it all, which for hundreds of
