@@ -362,10 +362,11 @@ var errWrongBytes = errors.New("wrong bytes")
 func (c *cache) fetch(ctx context.Context, method, path string, want []byte, options ...requestOption) (answer, error) {
 	a := answer{Request: method + " " + path}
 	resp, err := c.send(ctx, method, path, options)
-	if errors.Is(err, syscall.ECONNRESET) {
-		// A reload closes one of two sockets that listen on the port, and
-		// Linux resets the connections that nobody has accepted there yet
-		// (tcp_migrate_req in networking/ip-sysctl.rst).
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) {
+		// A reload closes one of two sockets that listen on the port. Linux
+		// resets the connections that nobody has accepted there yet
+		// (tcp_migrate_req in networking/ip-sysctl.rst), and the server that
+		// is ending closes those that have sent nothing.
 		resp, err = c.send(ctx, method, path, options)
 	}
 	if err != nil {
