@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # The one test command: installs what the tests need, runs them and counts them.
 #
-#   integration/run.sh [all|unit|integration|fuzz] [go test arguments]
+#   integration/run.sh [all|unit|integration|soak|fuzz] [go test arguments]
 #
 #   all          (default) unit and integration
 #   unit         the packages on their own, with the race detector and the fuzz seeds; gofmt, vet, imports
 #   integration  real Caddy, real Nix clients, a real S3 server
+#   soak         a mixed load on real Caddy for SOAK (default 10m; in the others 1m)
 #   fuzz         every fuzz target for FUZZTIME (default 10s)
 #
 # Needs root on Debian (apt, mount namespaces) and Go. Everything that is not a
@@ -110,6 +111,8 @@ unit() {
 # What runs in parallel there waits for time-outs.
 integration() { go_test -race -count=1 -parallel 8 -timeout 45m "$@" ./integration; }
 
+soak() { SOAK=${SOAK:-10m} go_test -race -count=1 -timeout 0 -run '^TestSoak$' "$@" ./integration; }
+
 fuzz() {
 	local package target
 	for package in $(unit_packages); do
@@ -125,6 +128,11 @@ install_world() {
 	build_caddy
 }
 
+install_soak() {
+	install_versitygw
+	build_caddy
+}
+
 main() {
 	local what=${1:-all}
 	[ $# = 0 ] || shift
@@ -133,9 +141,10 @@ main() {
 	case $what in
 	unit) prepare; unit "$@" | "$work/testsummary" ;;
 	integration) prepare; install_world; integration "$@" | "$work/testsummary" ;;
+	soak) prepare; install_soak; soak "$@" | "$work/testsummary" ;;
 	all) prepare; install_world; { unit "$@"; integration "$@"; } | "$work/testsummary" ;;
 	fuzz) prepare; fuzz | "$work/testsummary" ;;
-	*) die "unknown subcommand $what: use all, unit, integration or fuzz" ;;
+	*) die "unknown subcommand $what: use all, unit, integration, soak or fuzz" ;;
 	esac
 }
 

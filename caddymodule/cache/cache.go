@@ -91,11 +91,17 @@ func (c *Cache) start() {
 		return
 	}
 	c.setMemory(limits.Memory)
-	if c.dir == "" || c.openDisk() {
+	if c.dir == "" {
 		c.work.Done()
 		return
 	}
-	go c.keepOpeningDisk()
+	err := c.openDisk()
+	if err == nil {
+		c.work.Done()
+		return
+	}
+	c.logNoDisk(err)
+	go c.keepOpeningDisk(err)
 }
 
 // maxStoring bounds the threads that wait for the disk: a burst of narinfos
@@ -105,7 +111,8 @@ const maxStoring = 32
 // diskRetry is how often a disk tier that can't be had is tried again.
 const diskRetry = 2 * time.Second
 
-func (c *Cache) keepOpeningDisk() {
+// keepOpeningDisk logs an error once, not each time it comes again.
+func (c *Cache) keepOpeningDisk(last error) {
 	defer c.work.Done()
 	tick := time.NewTicker(diskRetry)
 	defer tick.Stop()
@@ -114,26 +121,32 @@ func (c *Cache) keepOpeningDisk() {
 		case <-c.ctx.Done():
 			return
 		case <-tick.C:
-			if c.openDisk() {
+			err := c.openDisk()
+			if err == nil {
 				c.log.Info("disk tier opened after all", "dir", c.dir)
 				return
 			}
+			if err.Error() != last.Error() {
+				c.logNoDisk(err)
+			}
+			last = err
 		}
 	}
 }
 
-func (c *Cache) openDisk() bool {
+func (c *Cache) openDisk() error {
 	c.mu.Lock()
 	limits := c.mu.limits.Disk
 	c.mu.Unlock()
 	tier, err := disk.Open(c.dir, limits, c.log)
 	if err != nil {
-		c.log.Error("serving without the disk tier", "error", err)
-		return false
+		return err
 	}
 	c.disk.Store(tier)
-	return true
+	return nil
 }
+
+func (c *Cache) logNoDisk(err error) { c.log.Error("serving without the disk tier", "error", err) }
 
 func (c *Cache) setMemory(limit int64) {
 	if err := c.memory.setLimit(limit); err != nil {

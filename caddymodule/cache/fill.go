@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"hash"
 	"io"
 	"slices"
 	"sync"
@@ -24,10 +25,12 @@ const (
 	// minPart is the least worth a request of its own.
 	minPart = 4 << 20
 
-	// maxBreaks is how often in a row a part's body may break without a byte
-	// of progress. What it takes to get a body at all the origin retries itself.
-	maxBreaks  = 4
-	breakDelay = 200 * time.Millisecond // doubles with each break
+	// maxBreaks is how often in a row a part's body may break with less than
+	// minProgress bytes in between. What it takes to get a body at all the
+	// origin retries itself.
+	maxBreaks   = 4
+	minProgress = 256 << 10
+	breakDelay  = 200 * time.Millisecond // doubles with each break
 
 	copyBuffer = 256 << 10
 	hashBuffer = 1 << 20
@@ -41,13 +44,12 @@ const (
 type fill struct {
 	path   nix.CachePath
 	info   Info
-	origin origin.Reader
+	in     *Namespace
 	source origin.Info
 	file   *disk.File
-	slots  chan struct{} // Namespace.parts
-	ways   int           // range reads at a time
-	first  int64         // size of the first part
-	part   int64         // size of the others but the last
+	ways   int   // range reads at a time
+	first  int64 // size of the first part
+	part   int64 // size of the others but the last
 
 	mu struct {
 		sync.Mutex
@@ -68,10 +70,9 @@ func newFill(n *Namespace, p nix.CachePath, source origin.Info, file *disk.File,
 	f := &fill{
 		path:   p,
 		info:   Info{Size: source.Size, Tag: nameTag(p)},
-		origin: n.origin,
+		in:     n,
 		source: source,
 		file:   file,
-		slots:  n.parts,
 		ways:   max(n.policy.Parallel, 1),
 		first:  first,
 	}
@@ -144,10 +145,10 @@ func (f *fill) readParts(ctx context.Context) error {
 
 // readInTurn reads part i when this and the other fills leave a place for it.
 func (f *fill) readInTurn(ctx context.Context, i int) error {
-	if f.slots != nil {
+	if f.in.parts != nil {
 		select {
-		case f.slots <- struct{}{}:
-			defer func() { <-f.slots }()
+		case f.in.parts <- struct{}{}:
+			defer func() { <-f.in.parts }()
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -191,7 +192,7 @@ func (f *fill) readPart(ctx context.Context, i int, body io.ReadCloser) error {
 		if !asBroken(err, &broke) {
 			return err
 		}
-		if f.writtenOf(i) > before {
+		if f.writtenOf(i)-before >= minProgress {
 			breaks = 0
 		}
 		if breaks >= maxBreaks {
@@ -209,7 +210,7 @@ func (f *fill) readOnce(ctx context.Context, i int, body io.ReadCloser) error {
 	start, end := f.bounds(i)
 	at := start + f.writtenOf(i)
 	if body == nil {
-		info, opened, err := f.origin.Open(ctx, f.path.String(), origin.OpenOptions{Offset: at, Length: end - at, IfMatch: f.source.ETag})
+		info, opened, err := f.in.origin.Open(ctx, f.path.String(), origin.OpenOptions{Offset: at, Length: end - at, IfMatch: f.source.ETag})
 		if err != nil {
 			return err
 		}
@@ -258,13 +259,21 @@ func (f *fill) verify(ctx context.Context) error {
 		hash.Write(buf[:n])
 		at += int64(n)
 	}
-	if got := nix.SHA256(hash.Sum(nil)); got != f.path.FileHash() {
-		return &DamagedError{f.path.String(), fmt.Sprintf("origin's copy hashes to %s, not to its name", got)}
+	if err := checkHash(f.path, hash); err != nil {
+		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.mu.verified = true
 	f.announce()
+	return nil
+}
+
+// checkHash compares the hash of a file with its name.
+func checkHash(p nix.CachePath, hash hash.Hash) error {
+	if got := nix.SHA256(hash.Sum(nil)); got != p.FileHash() {
+		return &DamagedError{p.String(), fmt.Sprintf("origin's copy hashes to %s, not to its name", got)}
+	}
 	return nil
 }
 

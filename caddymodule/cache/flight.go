@@ -120,8 +120,28 @@ func (n *Namespace) fetchSmall(ctx context.Context, f *flight, p nix.CachePath, 
 	n.cache.memory.settle()
 }
 
-// readSmall reads a small file whole from the origin.
+// maxSmallBreaks is how often the body of a small file may break off.
+const maxSmallBreaks = 2
+
+// readSmall reads a small file whole from the origin, and anew where its body
+// breaks off.
 func (n *Namespace) readSmall(ctx context.Context, p nix.CachePath) (*small, error) {
+	for breaks := 0; ; breaks++ {
+		s, err := n.readSmallOnce(ctx, p)
+		var broke *brokenBodyError
+		if !asBroken(err, &broke) {
+			return s, err
+		}
+		if breaks >= maxSmallBreaks {
+			return nil, unavailable(p, broke.err)
+		}
+		if err := pause(ctx, breakDelay<<breaks); err != nil {
+			return nil, unavailable(p, err)
+		}
+	}
+}
+
+func (n *Namespace) readSmallOnce(ctx context.Context, p nix.CachePath) (*small, error) {
 	limit := kinds[p.Kind()].small
 	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{})
 	if errors.Is(err, fs.ErrNotExist) {
@@ -136,7 +156,7 @@ func (n *Namespace) readSmall(ctx context.Context, p nix.CachePath) (*small, err
 	}
 	b := make([]byte, info.Size)
 	if _, err := io.ReadFull(body, b); err != nil {
-		return nil, unavailable(p, err)
+		return nil, &brokenBodyError{err}
 	}
 	if n.policy.Verify != nil {
 		if err := n.policy.Verify(p, b); err != nil {

@@ -296,6 +296,6 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 	if f, ok := body.(*os.File); ok {
 		return fileObject(f, seen, Bypass), nil
 	}
-	r := &originReader{ctx: ctx, origin: n.origin, path: p.String(), info: info, body: body}
+	r := newOriginReader(ctx, n, p, info, body)
 	return &Object{Info: seen, Result: Bypass, Body: r, close: r.Close}, nil
 }

@@ -2,11 +2,14 @@ package cache
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"hash"
 	"io"
 	"io/fs"
 	"time"
 
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
 
@@ -37,7 +40,8 @@ func (r *fillReader) Read(p []byte) (int, error) {
 		var sick *diskError
 		switch {
 		case errors.As(err, &sick):
-			r.bypass = &originReader{ctx: r.ctx, origin: r.fill.origin, path: r.fill.path.String(), info: r.fill.source, offset: r.offset}
+			r.bypass = newOriginReader(r.ctx, r.fill.in, r.fill.path, r.fill.source, nil)
+			r.bypass.offset = r.offset
 			continue
 		case err != nil:
 			return 0, err
@@ -74,39 +78,108 @@ func (r *fillReader) Close() error {
 	return nil
 }
 
-// originReader reads a file straight from the origin, and opens it anew where
-// its reader seeks.
+// originReader reads a file straight from the origin, opens it anew where its
+// reader seeks, and takes it up again where a body breaks off. Who reads all of
+// it, in order, does not get the end of one that is not what its name says.
 type originReader struct {
 	ctx    context.Context
-	origin origin.Reader
-	path   string
+	in     *Namespace
+	path   nix.CachePath
 	info   origin.Info
 	body   io.ReadCloser // at the offset at; nil: to be opened
 	at     int64
 	offset int64
+	breaks int   // in a row
+	since  int64 // bytes since the last one
+
+	hash    hash.Hash // of the first hashed bytes
+	hashed  int64
+	damaged error // that hash is not the one in the name
+}
+
+func newOriginReader(ctx context.Context, n *Namespace, p nix.CachePath, info origin.Info, body io.ReadCloser) *originReader {
+	return &originReader{ctx: ctx, in: n, path: p, info: info, body: body, hash: sha256.New()}
 }
 
 func (r *originReader) Read(p []byte) (int, error) {
-	if r.offset >= r.info.Size {
-		return 0, io.EOF
+	for {
+		switch {
+		case r.damaged != nil:
+			return 0, r.damaged
+		case r.offset >= r.info.Size:
+			return 0, io.EOF
+		}
+		n, err := r.readOnce(p)
+		if n > 0 {
+			return r.checked(p[:n])
+		}
+		var broke *brokenBodyError
+		if !asBroken(err, &broke) {
+			return 0, err
+		}
+		if err := r.afterBreak(broke.err); err != nil {
+			return 0, err
+		}
 	}
+}
+
+// afterBreak waits before a body is opened again, or gives up.
+func (r *originReader) afterBreak(err error) error {
+	if r.since >= minProgress {
+		r.breaks = 0
+	}
+	if r.breaks >= maxBreaks {
+		return unavailable(r.path, err)
+	}
+	delay := breakDelay << r.breaks
+	r.breaks++
+	r.since = 0
+	return pause(r.ctx, delay)
+}
+
+// readOnce reads from the body, after opening it if need be. Where it has read
+// something it returns no error: that comes again.
+func (r *originReader) readOnce(p []byte) (int, error) {
 	if r.body != nil && r.at != r.offset {
 		r.Close()
 	}
 	if r.body == nil {
-		_, body, err := r.origin.Open(r.ctx, r.path, origin.OpenOptions{Offset: r.offset, IfMatch: r.info.ETag})
+		info, body, err := r.in.origin.Open(r.ctx, r.path.String(), origin.OpenOptions{Offset: r.offset, IfMatch: r.info.ETag})
 		if err != nil {
 			return 0, err
 		}
 		r.body, r.at = body, r.offset
+		if info.Size != r.info.Size {
+			return 0, origin.ErrChanged
+		}
 	}
-	n, err := r.body.Read(p)
-	r.offset += int64(n)
-	r.at = r.offset
-	if err == io.EOF && r.offset < r.info.Size {
-		err = io.ErrUnexpectedEOF
+	n, err := r.body.Read(p[:min(int64(len(p)), r.info.Size-r.offset)])
+	r.at += int64(n)
+	if n > 0 || err == nil {
+		return n, nil
 	}
-	return n, err
+	r.Close()
+	return 0, &brokenBodyError{err}
+}
+
+// checked moves on by what has been read, unless it is the end of a whole that
+// has the wrong hash.
+func (r *originReader) checked(p []byte) (int, error) {
+	if r.offset == r.hashed {
+		r.hash.Write(p)
+		r.hashed += int64(len(p))
+		if r.hashed == r.info.Size {
+			r.damaged = checkHash(r.path, r.hash)
+		}
+		if r.damaged != nil {
+			r.in.counters.mismatched.Add(1)
+			r.in.log.Error("not passed through to its end", "path", r.path.String(), "error", r.damaged)
+			return 0, r.damaged
+		}
+	}
+	r.offset += int64(len(p))
+	r.since += int64(len(p))
+	return len(p), nil
 }
 
 func (r *originReader) Seek(offset int64, whence int) (int64, error) {

@@ -1,0 +1,322 @@
+package integration
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
+)
+
+// bypassed is what tells the operator that a NAR did not get to the disk.
+const bypassed = "passed through, not stored"
+
+// mountTmpfs mounts an empty file system with these options.
+func mountTmpfs(tb testing.TB, options string) (dir string) {
+	tb.Helper()
+	dir = tempDir(tb)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, options); err != nil {
+		tb.Fatalf("mount tmpfs: %v", err)
+	}
+	tb.Cleanup(func() { unmount(tb, dir) })
+	return dir
+}
+
+func unmount(tb testing.TB, dir string) {
+	tb.Helper()
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		tb.Errorf("unmount %s: %v", dir, err)
+	}
+}
+
+// mountReadOnly lays a read-only view of a directory over it, whoever has files
+// open there.
+func mountReadOnly(tb testing.TB, dir string) (undo func()) {
+	tb.Helper()
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		tb.Fatalf("mount: %v", err)
+	}
+	mounted := true
+	undo = func() {
+		if mounted {
+			mounted = false
+			unmount(tb, dir)
+		}
+	}
+	tb.Cleanup(undo)
+	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		tb.Fatalf("remount read-only: %v", err)
+	}
+	return undo
+}
+
+// startOnTier starts a cache with its tier in a directory.
+func startOnTier(tb testing.TB, o *testOrigin, dir string) *cache {
+	tb.Helper()
+	return startCache(tb, o, "disk "+dir+" 1GiB 0")
+}
+
+// wantBypass checks that a package is served right while the disk can't take it.
+func wantBypass(tb testing.TB, c *cache, p nixtest.Package) {
+	tb.Helper()
+	for range 2 {
+		nar := c.get(tb, narPath(p))
+		nar.wantStatus(tb, http.StatusOK)
+		nar.wantHeader(tb, "Cache-Status", bypass)
+		nar.wantBody(tb, p.File)
+		c.get(tb, narPath(p), header("Range", "bytes=1000-")).wantBody(tb, p.File[1000:])
+		narinfo := c.get(tb, narinfoPath(p))
+		narinfo.wantStatus(tb, http.StatusOK)
+		narinfo.wantBody(tb, p.Text())
+	}
+	c.getUntil(tb, narinfoPath(p), memoryHit)
+	c.logged(tb, bypassed)
+}
+
+// wantStored checks that the disk takes a package.
+func wantStored(tb testing.TB, c *cache, p nixtest.Package) {
+	tb.Helper()
+	warmUp(tb, c, p)
+	wantWarm(tb, c, p)
+}
+
+// TestDiskFull: others have filled the file system, at first while Caddy runs
+// and then before it starts.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	for name, fill := range map[string]func(testing.TB, string) (undo func()){
+		"of bytes": fillBytes, "of inodes": fillInodes,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := mountTmpfs(t, "size=64m,nr_inodes=400")
+			o := r2Origin(t)
+			c := startOnTier(t, o, dir+"/tier")
+			first, second, third := signedPackage("full-1", 3_000_000), signedPackage("full-2", 3_000_000), signedPackage("full-3", 3_000_000)
+			for _, p := range []nixtest.Package{first, second, third} {
+				o.lay(t, p)
+			}
+			warmUp(t, c, first)
+			undo := fill(t, dir)
+			wantWarm(t, c, first)
+			wantBypass(t, c, second)
+			wantWarm(t, c, first)
+			undo()
+			wantStored(t, c, second)
+
+			c.stop(t)
+			if err := os.RemoveAll(dir + "/tier"); err != nil {
+				t.Fatal(err)
+			}
+			undo = fill(t, dir)
+			c.run(t)
+			nar := c.get(t, narPath(third))
+			nar.wantStatus(t, http.StatusOK)
+			nar.wantBody(t, third.File)
+			undo()
+			wantStored(t, c, third)
+		})
+	}
+}
+
+// fillBytes takes all the space there is.
+func fillBytes(tb testing.TB, dir string) (undo func()) {
+	tb.Helper()
+	f, err := os.Create(dir + "/foreign")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer f.Close()
+	for size := int64(0); ; size += 4096 {
+		if err := unix.Fallocate(int(f.Fd()), 0, size, 4096); err != nil {
+			break
+		}
+	}
+	return func() {
+		if err := os.Remove(f.Name()); err != nil {
+			tb.Error(err)
+		}
+	}
+}
+
+// fillInodes makes as many files as there can be.
+func fillInodes(tb testing.TB, dir string) (undo func()) {
+	tb.Helper()
+	var made []string
+	for i := 0; ; i++ {
+		name := fmt.Sprintf("%s/foreign-%d", dir, i)
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			break
+		}
+		made = append(made, name)
+	}
+	return func() {
+		for _, name := range made {
+			if err := os.Remove(name); err != nil {
+				tb.Error(err)
+			}
+		}
+	}
+}
+
+// TestDiskReadOnly: what is there is served, and no more gets there until it
+// can be written again.
+func TestDiskReadOnly(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o)
+	warm, cold, pushed := signedPackage("ro-warm", 3_000_000), signedPackage("ro-cold", 3_000_000), signedPackage("ro-pushed", 3_000_000)
+	o.lay(t, warm)
+	o.lay(t, cold)
+	warmUp(t, c, warm)
+
+	undo := mountReadOnly(t, c.tierDir())
+	wantWarm(t, c, warm)
+	wantBypass(t, c, cold)
+	c.upload(t, pushed)
+	wantBypass(t, c, pushed)
+	wantWarm(t, c, warm)
+	undo()
+	wantStored(t, c, cold)
+	wantStored(t, c, pushed)
+
+	c.stop(t)
+	undo = mountReadOnly(t, c.tierDir())
+	c.run(t)
+	wantServed(t, c, []nixtest.Package{warm, cold, pushed})
+	undo()
+	wantStored(t, c, warm)
+}
+
+// TestDiskDirectoryDeleted: somebody deletes the directory under a running
+// Caddy, with a fill under way.
+func TestDiskDirectoryDeleted(t *testing.T) {
+	t.Parallel()
+	o := smallParts(t)
+	c := startCache(t, o)
+	warm, during := signedPackage("gone-warm", 3_000_000), signedPackage("gone-during", 8_000_000)
+	o.lay(t, warm)
+	o.lay(t, during)
+	warmUp(t, c, warm)
+	release := o.bucket.hold()
+	defer release()
+	s := c.open(t, narPath(during), 1000)
+	if err := os.RemoveAll(c.tierDir()); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	s.wantRest(t, during.File)
+	wantServed(t, c, []nixtest.Package{warm, during})
+	wantStored(t, c, warm)
+	wantStored(t, c, during)
+
+	c.restart(t)
+	o.bucket.take()
+	wantServed(t, c, []nixtest.Package{warm, during})
+	for _, r := range o.bucket.take() {
+		if strings.HasPrefix(r.Path, "nar/") { // narinfos were in memory only
+			t.Errorf("%s %s reached the bucket after a restart", r.Method, r.Path)
+		}
+	}
+}
+
+// TestDiskEntriesChanged: somebody changes the files of a tier.
+func TestDiskEntriesChanged(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o)
+	p := signedPackage("changed", 3_000_000)
+	o.lay(t, p)
+	for _, tt := range []struct {
+		name   string
+		change func(file string) error
+	}{
+		{"truncated", func(file string) error { return os.Truncate(file, 200) }},
+		{"empty", func(file string) error { return os.Truncate(file, 0) }},
+		{"longer", func(file string) error { return os.Truncate(file, 4_000_000) }},
+		{"deleted", os.Remove},
+		{"a directory", func(file string) error {
+			if err := os.Remove(file); err != nil {
+				return err
+			}
+			return os.Mkdir(file, 0o700)
+		}},
+	} {
+		wantStored(t, c, p)
+		c.waitForTier(t, narinfoPath(p))
+		c.stop(t) // so that narinfos come from disk
+		change(t, c, narinfoPath(p), tt.change)
+		c.run(t)
+		change(t, c, narPath(p), tt.change)
+		for path, want := range map[string][]byte{narinfoPath(p): p.Text(), narPath(p): p.File} {
+			a := c.get(t, path)
+			a.Request += " " + tt.name
+			a.wantStatus(t, http.StatusOK)
+			a.wantBody(t, want)
+		}
+	}
+	wantStored(t, c, p)
+	c.waitForTier(t, narinfoPath(p))
+	c.stop(t)
+	change(t, c, narinfoPath(p), flipBit)
+	c.run(t)
+	c.get(t, narinfoPath(p)).wantBody(t, p.Text())
+	c.logged(t, "its bytes are not the ones that were stored")
+}
+
+func change(tb testing.TB, c *cache, path string, how func(file string) error) {
+	tb.Helper()
+	if err := how(tierFile(tb, c.tierDir(), path)); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// waitForTier waits until an object has got to the disk.
+func (c *caddy) waitForTier(tb testing.TB, path string) {
+	tb.Helper()
+	eventually(tb, path+" on disk", func() error {
+		found, err := filepath.Glob(filepath.Join(c.tierDir(), "objects", "*", "*-"+strings.TrimPrefix(path, "/")+",*"))
+		if err == nil && len(found) != 1 {
+			err = fmt.Errorf("found %q", found)
+		}
+		return err
+	})
+}
+
+func flipBit(file string) error {
+	body, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	body[len(body)/2] ^= 1
+	return os.WriteFile(file, body, 0o600)
+}
+
+// TestDiskEntryCutWhileServed: a client that is being sent a file which somebody
+// cuts learns that it does not have it all, whichever way it is sent.
+func TestDiskEntryCutWhileServed(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o)
+	for name, options := range map[string][]requestOption{
+		"whole":  nil,
+		"tail":   {header("Range", "bytes=1-")},
+		"range":  {header("Range", "bytes=0-11999999")},
+		"ranges": {header("Range", "bytes=0-5999999,6000000-11999999")},
+	} {
+		p := signedPackage("cut-"+name, 12_000_000)
+		o.lay(t, p)
+		c.getUntil(t, narPath(p), diskHit)
+		s := c.open(t, narPath(p), 1000, options...)
+		change(t, c, narPath(p), func(file string) error { return os.Truncate(file, 11_000_000) })
+		if n, err := s.rest(); err == nil {
+			t.Errorf("%s: %d bytes that look whole", name, n)
+		}
+		c.get(t, narPath(p)).wantBody(t, p.File)
+	}
+}
