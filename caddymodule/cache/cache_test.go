@@ -674,7 +674,7 @@ func TestFlippedNAROnDiskIsFetchedAnew(t *testing.T) {
 func TestFillsShareTheOrigin(t *testing.T) {
 	b := newBench(t)
 	policy := remote
-	policy.MaxParallel = 3
+	policy.MaxRequests = 6
 	b.files = b.cache.Namespace("shared", b.origin, policy, b.counters, b.files.log)
 	var inFlight, most atomic.Int64
 	b.origin.OnOpen(func(_ string, opts origin.OpenOptions) error {
@@ -695,8 +695,38 @@ func TestFillsShareTheOrigin(t *testing.T) {
 		t.Errorf("%d range reads at a time, want 3 at most", got)
 	}
 	info, _, pkg := b.put("narinfo", 1)
-	for range cap(b.files.parts) { // as if fills took all places
-		b.files.parts <- struct{}{}
+	for _, taken := range []places{b.files.parts, b.files.passing} { // as if others had them all
+		for range cap(taken) {
+			taken <- struct{}{}
+		}
 	}
 	b.wantGet(info, pkg.Text(), Miss)
+}
+
+// Clients that take their time with what is passed through keep nobody else
+// waiting but each other.
+func TestPassedThroughShareTheOrigin(t *testing.T) {
+	o := origintest.NewMemory()
+	b := benchIn(t, "", o)
+	policy := remote
+	policy.MaxRequests = 4
+	b.files = b.cache.Namespace("shared", o, policy, b.counters, b.files.log)
+	info, nar, pkg := b.put("a", 1000)
+	slow, err := b.files.Open(t.Context(), nar)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.wantGet(info, pkg.Text(), Miss)
+	ctx, cancel := context.WithCancel(t.Context())
+	next := make(chan error)
+	go func() {
+		_, err := b.files.Open(ctx, nar)
+		next <- err
+	}()
+	cancel()
+	if err := <-next; !errors.Is(err, context.Canceled) {
+		t.Errorf("a second one at a time: %v, want it to wait", err)
+	}
+	slow.Close()
+	b.wantGet(nar, pkg.File, Bypass)
 }

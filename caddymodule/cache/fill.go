@@ -145,14 +145,10 @@ func (f *fill) readParts(ctx context.Context) error {
 
 // readInTurn reads part i when this and the other fills leave a place for it.
 func (f *fill) readInTurn(ctx context.Context, i int) error {
-	if f.in.parts != nil {
-		select {
-		case f.in.parts <- struct{}{}:
-			defer func() { <-f.in.parts }()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	if err := f.in.parts.take(ctx); err != nil {
+		return err
 	}
+	defer f.in.parts.giveBack()
 	return f.readPart(ctx, i, nil)
 }
 

@@ -28,12 +28,13 @@ type Policy struct {
 	// and only small files are kept, in memory.
 	PartSize int64
 
-	// Parallel is how many range reads of one fill run at a time, and
-	// MaxParallel how many of all fills; 0: as many as there are. What the
-	// origin can take beyond that is left to small files and beginnings, which
-	// clients wait for.
-	Parallel    int
-	MaxParallel int
+	// Parallel is how many range reads of one fill run at a time.
+	Parallel int
+
+	// MaxRequests is how many requests the origin takes at a time; 0: any
+	// number. Fills have half of them and what is passed through, at the pace
+	// of its clients, a quarter, so that small files need not wait for either.
+	MaxRequests int
 
 	// Verify, if set, is asked about each small file that comes from the
 	// origin. What it returns an error for is neither stored nor served.
@@ -67,7 +68,8 @@ type Namespace struct {
 	prefix   string
 	origin   origin.Reader
 	policy   Policy
-	parts    chan struct{} // a place for each range read of a fill; nil: no limit
+	parts    places // for the range reads of fills
+	passing  places // for what is passed through
 	counters *Counters
 	log      *slog.Logger
 }
@@ -77,8 +79,9 @@ type Namespace struct {
 func (c *Cache) Namespace(id string, o origin.Reader, policy Policy, counters *Counters, log *slog.Logger) *Namespace {
 	sum := sha256.Sum256([]byte(id))
 	n := &Namespace{cache: c, prefix: nix.EncodeBase32(sum[:5]) + "-", origin: o, policy: policy, counters: counters, log: log}
-	if policy.MaxParallel > 0 {
-		n.parts = make(chan struct{}, policy.MaxParallel)
+	if policy.MaxRequests > 0 {
+		n.parts = make(places, max(policy.MaxRequests/2, 1))
+		n.passing = make(places, max(policy.MaxRequests/4, 1))
 	}
 	return n
 }
@@ -284,6 +287,24 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 		}
 		return memoryObject(s, Bypass), nil
 	}
+	if err := n.passing.take(ctx); err != nil {
+		return nil, err
+	}
+	o, err := n.openThrough(ctx, p)
+	if err != nil {
+		n.passing.giveBack()
+		return nil, err
+	}
+	closeBody := o.close
+	o.close = func() error {
+		defer n.passing.giveBack()
+		return closeBody()
+	}
+	n.counters.bypassed.Add(1)
+	return o, nil
+}
+
+func (n *Namespace) openThrough(ctx context.Context, p nix.CachePath) (*Object, error) {
 	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &AbsentError{Path: p.String(), Result: Bypass}
@@ -291,7 +312,6 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 	if err != nil {
 		return nil, err
 	}
-	n.counters.bypassed.Add(1)
 	seen := Info{Size: info.Size, Tag: nameTag(p)}
 	if f, ok := body.(*os.File); ok {
 		return fileObject(f, seen, Bypass), nil

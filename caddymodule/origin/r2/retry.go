@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/ratelimit"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/smithy-go"
 )
@@ -29,6 +30,9 @@ func newRetryer() aws.Retryer {
 		throttled := retry.RetryableErrorCode{Codes: map[string]struct{}{codeTooManyRequests: {}}}
 		status := retry.RetryableHTTPStatusCode{Codes: map[int]struct{}{http.StatusTooManyRequests: {}}}
 		o.MaxAttempts = maxAttempts
+		// The SDK's budget of retries is empty after an outage, when they are
+		// needed most. How much a dead origin is asked is the guard's matter.
+		o.RateLimiter = ratelimit.None
 		o.Backoff = backoff{retry.NewExponentialJitterBackoff(maxBackoff)}
 		o.Retryables = append(o.Retryables, throttled, status)
 		o.Throttles = append(o.Throttles, retry.ThrottleErrorCode{Codes: throttled.Codes})
