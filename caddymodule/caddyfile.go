@@ -39,7 +39,8 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"disk":               (*Handler).unmarshalDisk,
 	"token":              (*Handler).unmarshalToken,
 	"trusted_public_key": (*Handler).unmarshalKeys,
-	"pass_thru":          (*Handler).unmarshalPassThru,
+	"verify_reads":       flag(func(h *Handler) *bool { return &h.VerifyReads }),
+	"pass_thru":          flag(func(h *Handler) *bool { return &h.PassThru }),
 }
 
 // r2Options is the same for the block of `origin r2`.
@@ -84,6 +85,7 @@ var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 //		upload_token       <secret>
 //		token              <name> <secret> <right>...
 //		trusted_public_key <name:base64>...
+//		verify_reads
 //		priority           <n>
 //		narinfo_max_age    <duration>
 //		max_upload_size    <size>
@@ -101,8 +103,13 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // repeatedly, each subdirective stands once.
 func unmarshalBlock[T any](to *T, d *caddyfile.Dispenser, table map[string]func(*T, *caddyfile.Dispenser) error) error {
 	seen := make(map[string]bool)
+	last := directive
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		name := d.Val()
+		if name == "{" {
+			return d.Errf("%s takes no block", last)
+		}
+		last = name
 		parse, known := table[name]
 		if !known {
 			return d.Errf("unknown setting %q: expected one of %s", name, strings.Join(slices.Sorted(maps.Keys(table)), ", "))
@@ -222,12 +229,16 @@ func checkKeys(s string) error {
 	return nil
 }
 
-func (h *Handler) unmarshalPassThru(d *caddyfile.Dispenser) error {
-	if d.NextArg() {
-		return d.Errf("pass_thru takes no value, got %q", d.Val())
+// flag makes a row for a setting that is on where it stands.
+func flag(field func(*Handler) *bool) func(*Handler, *caddyfile.Dispenser) error {
+	return func(h *Handler, d *caddyfile.Dispenser) error {
+		name := d.Val()
+		if d.NextArg() {
+			return d.Errf("%s takes no value, got %q", name, d.Val())
+		}
+		*field(h) = true
+		return nil
 	}
-	h.PassThru = true
-	return nil
 }
 
 var _ caddyfile.Unmarshaler = (*Handler)(nil)

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -111,6 +112,9 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 	h.Disk.resolve(&v, &s)
 	s.tokens = h.resolveTokens(&v)
 	s.trustedKeys = h.resolveKeys(&v)
+	if h.VerifyReads && s.trustedKeys.Len() == 0 {
+		v.fail("verify_reads", errors.New("there is no key to verify with: set trusted_public_key"))
+	}
 	return s, v.err
 }
 
@@ -133,13 +137,20 @@ func (h *Handler) resolveTokens(v *values) *auth.Tokens {
 	tokens := new(auth.Tokens)
 	all := append([]TokenConfig{{Name: "upload", Secret: h.UploadToken, Rights: []string{"upload"}}}, h.Tokens...)
 	for i, t := range all {
-		name, secret := v.text("token", t.Name, ""), v.text("token", t.Secret, "")
+		setting := "token"
+		if i == 0 {
+			setting = "upload_token"
+		}
+		name, secret := v.text(setting, t.Name, ""), v.text(setting, t.Secret, "")
 		if i == 0 && secret == "" {
-			continue // upload_token is not set
+			continue // it is not set
+		}
+		if i > 0 {
+			setting += " " + name
 		}
 		rights, err := auth.ParseRights(t.Rights)
 		if err != nil {
-			v.fail("token "+name, err)
+			v.fail(setting, err)
 			continue
 		}
 		if secret == "" {
@@ -150,7 +161,7 @@ func (h *Handler) resolveTokens(v *values) *auth.Tokens {
 		if err == nil {
 			err = tokens.Add(auth.Token{Name: name, Rights: rights}, hash)
 		}
-		v.fail("token "+name, err)
+		v.fail(setting, err)
 	}
 	return tokens
 }
@@ -185,12 +196,26 @@ func (v *values) fail(setting string, err error) {
 }
 
 func (v *values) text(setting string, value Value, fallback string) string {
-	s, err := v.repl.ReplaceOrErr(string(value), false, true)
+	s, err := v.repl.ReplaceFunc(string(value), known)
 	v.fail(setting, err)
 	if s == "" {
 		return fallback
 	}
 	return s
+}
+
+// known refuses placeholders that stand for nothing. An environment variable
+// that is not set stands for an empty text; a file that can't be read does not,
+// or a list of trusted keys would become one that trusts everybody.
+func known(placeholder string, value any) (any, error) {
+	switch {
+	case value != nil:
+		return value, nil
+	case strings.HasPrefix(placeholder, "file."):
+		return nil, fmt.Errorf("the file of {%s} can't be read", placeholder)
+	default:
+		return nil, fmt.Errorf("there is no placeholder {%s}", placeholder)
+	}
 }
 
 func (v *values) path(setting string, value Value, fallback string) string {

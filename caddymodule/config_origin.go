@@ -6,6 +6,7 @@ import (
 
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/dir"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/guard"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
 )
 
@@ -127,5 +128,5 @@ func (s originSettings) open(h *Handler) (origin.Origin, error) {
 	if err != nil {
 		return nil, fmt.Errorf("origin r2: %w", err)
 	}
-	return o, nil
+	return guard.New(o, h.log), nil
 }

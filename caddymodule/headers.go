@@ -48,8 +48,8 @@ func cacheStatus(result cache.Result) string {
 // absentStatus is the Cache-Status of a file that is not there.
 func absentStatus(result cache.Result) string {
 	switch result {
-	case cache.Negative:
-		return "nix-cache; hit; detail=negative"
+	case cache.Negative, cache.Stale:
+		return "nix-cache; hit; detail=" + result.String()
 	case cache.Collapsed:
 		return "nix-cache; fwd=miss; collapsed"
 	case cache.Bypass:

@@ -62,6 +62,11 @@ type Handler struct {
 	// and signatures are not checked.
 	TrustedPublicKeys []Value `json:"trusted_public_key,omitempty"`
 
+	// Refuse narinfos from the origin, too, that no trusted key signed or that
+	// are malformed: with 502, since somebody wrote past this cache.
+	// Default: what the origin has is served.
+	VerifyReads bool `json:"verify_reads,omitempty"`
+
 	// The Priority in /nix-cache-info: clients ask the cache with the lowest
 	// first. Default: 40.
 	Priority Value `json:"priority,omitempty"`
@@ -146,6 +151,9 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 		NegativeTTL: h.set.negativeTTL,
 		PartSize:    h.set.origin.partSize(),
 		Parallel:    h.set.origin.parallel(),
+	}
+	if h.VerifyReads {
+		policy.Verify = h.verifyRead
 	}
 	h.files = h.pooled.cache.Namespace(h.origin.String(), h.origin, policy, h.metrics.fills, h.log)
 	return app.(*App).use(h.pooled, h.set)

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -502,4 +503,167 @@ func TestCloseWaitsForReaders(t *testing.T) {
 		t.Error(err)
 	}
 	b.cache = New("", Limits{}, b.files.log) // for the Cleanup
+}
+
+func TestStaleAbsenceInAnOutage(t *testing.T) {
+	b := newBench(t)
+	b.files = b.cache.Namespace("short", b.origin, Policy{NegativeTTL: time.Nanosecond, PartSize: testPart}, b.counters, b.files.log)
+	known, _, pkg := b.put("known", 100)
+	b.origin.Remove(known.String())
+	wantAbsent(t, b, known, Miss)
+	b.settle()
+	b.origin.OnOpen(func(path string, _ origin.OpenOptions) error { return origintest.Unavailable("open", path) })
+	wantAbsent(t, b, known, Stale)
+	if _, result, err := b.files.Stat(t.Context(), known); result != Miss || !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Stat in an outage: %v, %v; want absence", result, err)
+	}
+	b.settle()
+	b.origin.OnOpen(nil)
+	b.origin.Put(known.String(), pkg.Text())
+	b.wantGet(known, pkg.Text(), Miss) // not remembered beyond its time
+	b.settle()
+	b.files.Forget(known)
+	b.origin.OnOpen(func(path string, _ origin.OpenOptions) error { return origintest.Unavailable("open", path) })
+	if _, _, err := b.get(known); err == nil || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("get of a forgotten file in an outage: %v, want an outage", err)
+	}
+}
+
+// A range far ahead is read next, not when its turn comes.
+func TestRangeAheadIsReadNext(t *testing.T) {
+	b := newBench(t)
+	b.files = b.cache.Namespace("one", b.origin, Policy{PartSize: testPart, Parallel: 1}, b.counters, b.files.log)
+	_, p, pkg := b.put("a", 20*testPart)
+	gate := b.origin.HoldBody(p.String(), testPart)
+	var order []int64
+	b.origin.OnOpen(func(_ string, opts origin.OpenOptions) error {
+		order = append(order, opts.Offset/testPart) // one way: one at a time
+		return nil
+	})
+	o, err := b.files.Open(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	<-gate.Reached()
+	at := int64(15*testPart + 99)
+	if _, err := o.Body.Seek(at, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error)
+	go func() {
+		got, err := io.ReadAll(o.Body)
+		if err == nil && !bytes.Equal(got, pkg.File[at:]) {
+			err = errors.New("wrong bytes")
+		}
+		read <- err
+	}()
+	b.until("the range is waited for", func() bool {
+		b.cache.mu.Lock()
+		defer b.cache.mu.Unlock()
+		f := b.cache.mu.flights[b.files.key(p)].fill
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.mu.wanted) > 0
+	})
+	gate.Release()
+	if err := <-read; err != nil {
+		t.Error(err)
+	}
+	b.settle()
+	if want := []int64{0, 1, 15}; !slices.Equal(order[:3], want) {
+		t.Errorf("parts were read in the order %v, want %v first", order, want)
+	}
+}
+
+func TestDiskFailsUnderAFill(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", 4*testPart)
+	gate := b.origin.HoldBody(p.String(), testPart/2)
+	o, err := b.files.Open(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	<-gate.Reached()
+	b.cache.mu.Lock()
+	b.cache.mu.flights[b.files.key(p)].fill.file.File.Close() // from now on each access to it fails
+	b.cache.mu.Unlock()
+	gate.Release()
+	if got, err := io.ReadAll(o.Body); err != nil || !bytes.Equal(got, pkg.File) {
+		t.Errorf("%d bytes, %v; want all %d, from the origin", len(got), err, len(pkg.File))
+	}
+	b.settle()
+	if got := b.counters.Outcomes()["failed"]; got != 1 {
+		t.Errorf("%d fills failed, want 1", got)
+	}
+	b.wantGet(p, pkg.File, Miss)
+}
+
+func TestVerifyRefusesWhatTheOriginHas(t *testing.T) {
+	b := newBench(t)
+	p, _, pkg := b.put("a", 100)
+	refusal := errors.New("not signed")
+	policy := remote
+	policy.Verify = func(_ nix.CachePath, body []byte) error {
+		if bytes.Contains(body, []byte("evil")) {
+			return refusal
+		}
+		return nil
+	}
+	b.files = b.cache.Namespace("verified", b.origin, policy, b.counters, b.files.log)
+	b.origin.Put(p.String(), []byte("evil"))
+	for range 2 {
+		var damaged *DamagedError
+		if _, _, err := b.get(p); !errors.As(err, &damaged) {
+			t.Errorf("get: %v, want a DamagedError", err)
+		}
+		b.settle()
+	}
+	b.origin.Put(p.String(), pkg.Text())
+	b.wantGet(p, pkg.Text(), Miss)
+}
+
+func TestPartSize(t *testing.T) {
+	const mib = 1 << 20
+	for _, test := range []struct {
+		rest, most, ways int64
+		want, parts      int64
+	}{
+		{0, 16 * mib, 8, 16 * mib, 0},
+		{1, 16 * mib, 8, 4 * mib, 1},
+		{20 * mib, 16 * mib, 8, 4 * mib, 5},
+		{128 * mib, 16 * mib, 8, 16 * mib, 8},
+		{129 * mib, 16 * mib, 8, 129 * mib / 16, 16}, // not 9, of which one would be alone in its round
+		{200 * mib, 16 * mib, 8, 200 * mib / 16, 16},
+		{20 * mib, mib, 8, mib, 20}, // a smaller part_size is obeyed
+	} {
+		got := partSize(test.rest, test.most, test.ways)
+		if parts := (test.rest + got - 1) / got; got != test.want || parts != test.parts {
+			t.Errorf("partSize(%d, %d, %d) = %d in %d parts, want %d in %d", test.rest, test.most, test.ways, got, parts, test.want, test.parts)
+		}
+	}
+}
+
+// A NAR that was changed on disk is found out: at the first use after a stop
+// without order, and at any time if its modification shows.
+func TestFlippedNAROnDiskIsFetchedAnew(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", 2*testPart)
+	b.get(p)
+	b.settle()
+	b.wantGet(p, pkg.File, Disk)
+	flipFiles(t, b.dir)
+	b.wantGet(p, pkg.File, Miss)
+	b.settle()
+
+	b.close()
+	if err := os.Remove(filepath.Join(b.dir, "clean")); err != nil {
+		t.Fatal(err)
+	}
+	flipFiles(t, b.dir)
+	again := benchIn(t, b.dir, b.origin)
+	again.wantGet(p, pkg.File, Miss)
+	again.settle()
+	again.wantGet(p, pkg.File, Disk)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -19,6 +20,9 @@ const (
 	// firstPart is the most that a fill's first range read asks for: little,
 	// since the size of the file, on which all else waits, comes with it.
 	firstPart = 1 << 20
+
+	// minPart is the least worth a request of its own.
+	minPart = 4 << 20
 
 	// maxBreaks is how often in a row a part's body may break without a byte
 	// of progress. What it takes to get a body at all the origin retries itself.
@@ -46,6 +50,8 @@ type fill struct {
 
 	mu struct {
 		sync.Mutex
+		begun     []bool  // per part: somebody reads it
+		wanted    []int   // parts that readers wait for, latest last
 		written   []int64 // per part: how many bytes of it are there
 		head      int     // the first part that is not whole
 		verified  bool
@@ -66,11 +72,25 @@ func newFill(n *Namespace, p nix.CachePath, source origin.Info, file *disk.File,
 		file:   file,
 		ways:   max(n.policy.Parallel, 1),
 		first:  first,
-		part:   n.policy.PartSize,
 	}
+	f.part = partSize(source.Size-first, n.policy.PartSize, int64(f.ways))
+	f.mu.begun = make([]bool, f.parts())
+	f.mu.begun[0] = true // its body is open already
 	f.mu.written = make([]int64, f.parts())
 	f.mu.changed = make(chan struct{})
 	return f
+}
+
+// partSize returns the size of the parts that share the rest of a file: at most
+// most, and such that all ways are busy to the end, unless the parts would become
+// too small for that.
+func partSize(rest, most, ways int64) int64 {
+	if rest <= 0 {
+		return most
+	}
+	rounds := (rest + most*ways - 1) / (most * ways)
+	even := (rest + rounds*ways - 1) / (rounds * ways)
+	return min(max(even, minPart), most)
 }
 
 func (f *fill) parts() int {
@@ -100,30 +120,47 @@ func (f *fill) partAt(offset int64) int {
 func (f *fill) run(ctx context.Context, body io.ReadCloser) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return f.readPart(ctx, 0, body) })
-	next := make(chan int)
-	g.Go(func() error {
-		defer close(next)
-		for i := 1; i < f.parts(); i++ {
-			select {
-			case next <- i:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		return nil
-	})
 	for range min(f.ways, f.parts()-1) {
-		g.Go(func() error {
-			for i := range next {
-				if err := f.readPart(ctx, i, nil); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+		g.Go(func() error { return f.readParts(ctx) })
 	}
 	g.Go(func() error { return f.verify(ctx) })
 	return g.Wait()
+}
+
+// readParts reads parts until all have begun.
+func (f *fill) readParts(ctx context.Context) error {
+	for {
+		i, ok := f.nextPart()
+		if !ok {
+			return nil
+		}
+		if err := f.readPart(ctx, i, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// nextPart chooses the part to read next: the one a reader has asked for last,
+// else the first.
+func (f *fill) nextPart() (i int, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i = -1
+	for len(f.mu.wanted) > 0 && i < 0 {
+		last := len(f.mu.wanted) - 1
+		if want := f.mu.wanted[last]; !f.mu.begun[want] {
+			i = want
+		}
+		f.mu.wanted = f.mu.wanted[:last]
+	}
+	if i < 0 {
+		i = slices.Index(f.mu.begun, false)
+	}
+	if i < 0 {
+		return 0, false
+	}
+	f.mu.begun[i] = true
+	return i, true
 }
 
 // readPart brings part i into the file, and takes up again where a body broke.
@@ -173,7 +210,7 @@ func (f *fill) readOnce(ctx context.Context, i int, body io.ReadCloser) error {
 		n, err := body.Read(buf[:min(int64(len(buf)), end-at)])
 		if n > 0 {
 			if _, err := f.file.WriteAt(buf[:n], at); err != nil {
-				return fmt.Errorf("fill %s: %w", f.path, err)
+				return &diskError{err}
 			}
 			at += int64(n)
 			f.advance(i, int64(n))
@@ -201,7 +238,7 @@ func (f *fill) verify(ctx context.Context) error {
 		}
 		n, err := f.file.ReadAt(buf[:min(int64(len(buf)), there-at)], at)
 		if err != nil {
-			return fmt.Errorf("fill %s: %w", f.path, err)
+			return &diskError{err}
 		}
 		hash.Write(buf[:n])
 		at += int64(n)
@@ -254,7 +291,8 @@ func (f *fill) contiguous() (int64, <-chan struct{}) {
 }
 
 // available returns how many bytes a reader at offset may have now. If none,
-// the channel tells when to ask again, unless the fill has failed.
+// the channel tells when to ask again, unless the fill has failed, and the
+// reader's part is read before those whose turn it would be.
 func (f *fill) available(offset int64) (n int64, changed <-chan struct{}, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -267,6 +305,9 @@ func (f *fill) available(offset int64) (n int64, changed <-chan struct{}, err er
 	i := f.partAt(offset)
 	start, _ := f.bounds(i)
 	there := min(start+f.mu.written[i], f.info.Size-1)
+	if !f.mu.begun[i] && !slices.Contains(f.mu.wanted, i) {
+		f.mu.wanted = append(f.mu.wanted, i)
+	}
 	return max(there-offset, 0), f.mu.changed, nil
 }
 

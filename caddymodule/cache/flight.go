@@ -73,7 +73,7 @@ func (n *Namespace) join(p nix.CachePath, key string, landed uint64) (*flight, R
 func (f *flight) open(ctx context.Context, result Result) (*Object, error) {
 	var absent *AbsentError
 	switch {
-	case errors.As(f.err, &absent):
+	case errors.As(f.err, &absent) && absent.Result != Stale:
 		return nil, &AbsentError{Path: absent.Path, Result: result}
 	case f.err != nil:
 		return nil, f.err
@@ -100,36 +100,19 @@ func (f *flight) abandon() {
 	f.cancel()
 }
 
-// originTimeout bounds how long clients are kept waiting: for the whole of a
-// small file, and for the beginning of a large one.
-const originTimeout = 20 * time.Second
-
-// openWithin opens a file at the origin, or gives up after originTimeout. The
-// body may take as long as it does.
-func (n *Namespace) openWithin(ctx context.Context, p nix.CachePath, opts origin.OpenOptions) (origin.Info, io.ReadCloser, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	timeout := time.AfterFunc(originTimeout, cancel)
-	info, body, err := n.origin.Open(ctx, p.String(), opts)
-	if timeout.Stop() {
-		return info, body, err
-	}
-	if err == nil {
-		body.Close()
-	}
-	return info, nil, &origin.UnavailableError{Op: "open", Path: p.String(), Timeout: true, Err: context.DeadlineExceeded}
-}
+// smallTimeout bounds the fetching of a small file, whoever waits for it.
+const smallTimeout = 30 * time.Second
 
 func (n *Namespace) fetchSmall(ctx context.Context, f *flight, p nix.CachePath, key string) {
-	ctx, cancel := context.WithTimeout(ctx, originTimeout)
+	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
 	defer cancel()
-	f.small, f.err = n.readSmall(ctx, p)
-	if errors.Is(f.err, fs.ErrNotExist) {
-		n.cache.unlessForgotten(f, func() { n.cache.negative.add(key, n.policy.NegativeTTL) })
-	}
-	close(f.ready)
-	if f.err != nil {
+	s, err := n.readSmall(ctx, p)
+	if err != nil {
+		n.refuse(f, p, key, err)
 		return
 	}
+	f.small = s
+	close(f.ready)
 	n.cache.unlessForgotten(f, func() { n.cache.memory.set(key, f.small) })
 	if !n.local() {
 		n.storeSmall(f, p, key)
@@ -154,6 +137,12 @@ func (n *Namespace) readSmall(ctx context.Context, p nix.CachePath) (*small, err
 	b := make([]byte, info.Size)
 	if _, err := io.ReadFull(body, b); err != nil {
 		return nil, unavailable(p, err)
+	}
+	if n.policy.Verify != nil {
+		if err := n.policy.Verify(p, b); err != nil {
+			n.counters.mismatched.Add(1)
+			return nil, &DamagedError{p.String(), fmt.Sprintf("origin's copy is refused: %v", err)}
+		}
 	}
 	return &small{body: b, tag: contentTag(b)}, nil
 }
@@ -191,7 +180,7 @@ func (n *Namespace) storeSmall(f *flight, p nix.CachePath, key string) {
 // origin's validator and the first bytes in one operation.
 func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, key string) {
 	first := min(firstPart, n.policy.PartSize)
-	info, body, err := n.openWithin(ctx, p, origin.OpenOptions{Length: first})
+	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{Length: first})
 	if err != nil {
 		n.refuse(f, p, key, err)
 		return
@@ -222,8 +211,18 @@ func (n *Namespace) refuse(f *flight, p nix.CachePath, key string, err error) {
 		err = &AbsentError{Path: p.String(), Result: Miss}
 		n.cache.unlessForgotten(f, func() { n.cache.negative.add(key, n.policy.NegativeTTL) })
 	}
-	f.err = err
+	f.err = n.orStale(p, key, err)
 	close(f.ready)
+}
+
+// orStale puts an absence that was known once in place of an outage: nothing
+// better is known, and clients go on where an error would end their build.
+func (n *Namespace) orStale(p nix.CachePath, key string, err error) error {
+	var unavailable *origin.UnavailableError
+	if errors.As(err, &unavailable) && n.cache.negative.had(key) {
+		return &AbsentError{Path: p.String(), Result: Stale}
+	}
+	return err
 }
 
 // count notes how a fill ended.

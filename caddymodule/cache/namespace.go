@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -28,6 +30,10 @@ type Policy struct {
 
 	// Parallel is how many range reads of one fill run at a time.
 	Parallel int
+
+	// Verify, if set, is asked about each small file that comes from the
+	// origin. What it returns an error for is neither stored nor served.
+	Verify func(p nix.CachePath, body []byte) error
 }
 
 // Counters count a namespace's fills. They are the caller's, so that they
@@ -138,7 +144,7 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 		return nil
 	}
 	forgets := n.cache.forgets()
-	f, meta, err := tier.Open(key)
+	f, meta, err := tier.Open(key, func(f *os.File) error { return checkFile(p, f) })
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			n.log.Error("disk tier not used for this file", "path", p.String(), "error", err)
@@ -158,6 +164,22 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 	s := &small{body: body, tag: meta.Tag}
 	n.cache.promote(key, s, forgets)
 	return memoryObject(s, Disk)
+}
+
+// checkFile compares a large file with its name; a small one is compared with
+// its tag whenever it is read.
+func checkFile(p nix.CachePath, f *os.File) error {
+	if kinds[p.Kind()].small > 0 {
+		return nil
+	}
+	hash := sha256.New()
+	if _, err := io.Copy(hash, io.NewSectionReader(f, 0, math.MaxInt64)); err != nil {
+		return err
+	}
+	if got := nix.SHA256(hash.Sum(nil)); got != p.FileHash() {
+		return fmt.Errorf("it hashes to %s", got)
+	}
+	return nil
 }
 
 // Stat describes a file: from the tiers, or else by one operation at the
@@ -183,7 +205,7 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 		}
 		err = &AbsentError{Path: p.String(), Result: result}
 	}
-	return info, result, err
+	return info, result, n.orStale(p, key, err)
 }
 
 func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) {
@@ -207,8 +229,6 @@ func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) 
 // statOrigin takes a small file's description from its bytes, which cost no
 // more than its description would.
 func (n *Namespace) statOrigin(ctx context.Context, p nix.CachePath) (Info, error) {
-	ctx, cancel := context.WithTimeout(ctx, originTimeout)
-	defer cancel()
 	if kinds[p.Kind()].small > 0 {
 		s, err := n.readSmall(ctx, p)
 		if err != nil {
@@ -255,7 +275,7 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 		}
 		return memoryObject(s, Bypass), nil
 	}
-	info, body, err := n.openWithin(ctx, p, origin.OpenOptions{})
+	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &AbsentError{Path: p.String(), Result: Bypass}
 	}

@@ -9,7 +9,9 @@ import (
 // is asked for.
 const maxNegative = 100_000
 
-// negative remembers what the origin said it doesn't have, for a short time.
+// negative remembers what the origin said it doesn't have: for a short time to
+// answer by, and on from then in case the origin can't be asked.
+//
 // It is a map of its own and not in ristretto, where a set comes into effect
 // late: then the second of two requests would ask the origin again, and an
 // entry could show up after the PUT that made it wrong.
@@ -22,14 +24,18 @@ type negative struct {
 	}
 }
 
+// has reports whether key is known to be absent.
 func (n *negative) has(key string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	until, ok := n.mu.until[key]
-	if ok && !time.Now().Before(until) {
-		delete(n.mu.until, key)
-		return false
-	}
+	return time.Now().Before(n.mu.until[key])
+}
+
+// had reports whether key was absent when the origin was asked last.
+func (n *negative) had(key string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	_, ok := n.mu.until[key]
 	return ok
 }
 

@@ -18,10 +18,11 @@ const (
 	Negative                // by the memory of its absence
 	Collapsed               // by a fill that another look-up had begun
 	Bypass                  // straight from the origin: nothing is stored
+	Stale                   // by the memory of its absence, since the origin can't be reached
 )
 
 func (r Result) String() string {
-	return [...]string{"miss", "memory", "disk", "negative", "collapsed", "bypass"}[r]
+	return [...]string{"miss", "memory", "disk", "negative", "collapsed", "bypass", "stale"}[r]
 }
 
 // Info describes a file as clients see it.
@@ -68,7 +69,7 @@ func fileObject(f *os.File, info Info, result Result) *Object {
 }
 
 // AbsentError is absence, which is fs.ErrNotExist, and how it is known:
-// Negative, Miss, Collapsed or Bypass.
+// Negative, Miss, Collapsed, Bypass or Stale.
 type AbsentError struct {
 	Path   string
 	Result Result

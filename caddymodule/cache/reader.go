@@ -10,29 +10,37 @@ import (
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
 
-// fillReader follows a fill from any offset.
+// fillReader follows a fill from any offset. Where the disk fails under the
+// fill, it goes on with the origin.
 type fillReader struct {
 	ctx    context.Context
 	fill   *fill
 	offset int64
+	bypass *originReader // nil as long as the disk is well
 }
 
 func (r *fillReader) Read(p []byte) (int, error) {
-	if len(p) == 0 {
-		return 0, nil
-	}
 	for {
+		if r.bypass != nil {
+			return r.bypass.Read(p)
+		}
 		if r.offset >= r.fill.info.Size {
 			return 0, io.EOF
 		}
 		n, changed, err := r.fill.available(r.offset)
-		if err != nil {
-			return 0, err
+		if err == nil && n > 0 {
+			n, err = r.readAt(p[:min(int64(len(p)), n)])
+			if err == nil {
+				return int(n), nil
+			}
 		}
-		if n > 0 {
-			m, err := r.fill.file.ReadAt(p[:min(int64(len(p)), n)], r.offset)
-			r.offset += int64(m)
-			return m, err
+		var sick *diskError
+		switch {
+		case errors.As(err, &sick):
+			r.bypass = &originReader{ctx: r.ctx, origin: r.fill.origin, path: r.fill.path.String(), info: r.fill.source, offset: r.offset}
+			continue
+		case err != nil:
+			return 0, err
 		}
 		select {
 		case <-changed:
@@ -42,12 +50,27 @@ func (r *fillReader) Read(p []byte) (int, error) {
 	}
 }
 
+func (r *fillReader) readAt(p []byte) (int64, error) {
+	n, err := r.fill.file.ReadAt(p, r.offset)
+	if err != nil {
+		return 0, &diskError{err}
+	}
+	r.offset += int64(n)
+	return int64(n), nil
+}
+
 func (r *fillReader) Seek(offset int64, whence int) (int64, error) {
+	if r.bypass != nil {
+		return r.bypass.Seek(offset, whence)
+	}
 	return seek(&r.offset, r.fill.info.Size, offset, whence)
 }
 
 func (r *fillReader) Close() error {
 	r.fill.leave()
+	if r.bypass != nil {
+		return r.bypass.Close()
+	}
 	return nil
 }
 
@@ -122,6 +145,13 @@ func (e *brokenBodyError) Error() string { return e.err.Error() }
 func (e *brokenBodyError) Unwrap() error { return e.err }
 
 func asBroken(err error, broke **brokenBodyError) bool { return errors.As(err, broke) }
+
+// diskError is the disk's failure, which is no reason to fail a client.
+type diskError struct{ err error }
+
+func (e *diskError) Error() string { return "disk tier: " + e.err.Error() }
+
+func (e *diskError) Unwrap() error { return e.err }
 
 // pause waits, unless the context ends first.
 func pause(ctx context.Context, d time.Duration) error {

@@ -21,8 +21,9 @@ const (
 // Whatever is wrong with it is a *RejectedError.
 func readDecoded(body Body, max int64) ([]byte, error) {
 	if body.Size > max {
-		return nil, reject(TooLarge, "larger than the %d bytes that a file of this kind can have", max)
+		return nil, tooLarge(max)
 	}
+	body.Reader = &sized{r: clientReader{body.Reader}, left: max, max: max}
 	decoded, err := decoder(body)
 	if err != nil {
 		return nil, err
@@ -36,15 +37,34 @@ func readDecoded(body Body, max int64) ([]byte, error) {
 	case err != nil:
 		return nil, reject(Malformed, "Content-Encoding %s: the body can't be decoded: %v", body.Encoding, err)
 	case int64(len(b)) > max:
-		return nil, reject(TooLarge, "larger than the %d bytes that a file of this kind can have", max)
+		return nil, tooLarge(max)
 	}
 	return b, nil
+}
+
+func tooLarge(max int64) error {
+	return reject(TooLarge, "larger than the %d bytes that a file of this kind can have", max)
+}
+
+// sized refuses a body that goes on after max bytes, however little they decode
+// to: a decoder reads through empty frames for ever.
+type sized struct {
+	r         io.Reader
+	left, max int64
+}
+
+func (s *sized) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if s.left -= int64(n); s.left < 0 {
+		return 0, tooLarge(s.max)
+	}
+	return n, err
 }
 
 // decoder undoes the Content-Encoding, named as Nix names its compressions or
 // as HTTP does.
 func decoder(body Body) (io.ReadCloser, error) {
-	in := clientReader{body}
+	in := body.Reader
 	var out io.Reader
 	var err error
 	switch body.Encoding {
@@ -62,7 +82,7 @@ func decoder(body Body) (io.ReadCloser, error) {
 	case "xz":
 		out, err = xz.NewReader(in, maxXZDict)
 	default:
-		return nil, reject(Malformed, "Content-Encoding %q is not supported: use zstd, br, gzip, xz or none", body.Encoding)
+		return nil, reject(Malformed, "Content-Encoding %.40q is not supported: use zstd, br, gzip, xz or none", body.Encoding)
 	}
 	var rejected *RejectedError
 	switch {

@@ -17,21 +17,23 @@ const narContentType = "application/x-nix-nar"
 
 func (r *Receiver) receiveNAR(ctx context.Context, path nix.CachePath, body Body) (Outcome, error) {
 	if body.Encoding != "" && body.Encoding != "identity" {
-		return "", reject(Malformed, "Content-Encoding %q: a NAR is uploaded as it is; its compression is told by its name", body.Encoding)
+		return "", reject(Malformed, "Content-Encoding %.40q: a NAR is uploaded as it is; its compression is told by its name", body.Encoding)
 	}
 	if body.Size > r.MaxSize {
 		return "", r.tooLarge()
 	}
 	in := &measured{r: io.LimitReader(clientReader{body}, r.MaxSize+1), sum: sha256.New()}
 
-	present, err := r.stat(ctx, path.String())
+	present, err := r.Origin.Stat(ctx, path.String())
 	if err == nil && body.Size == present.Size {
 		return r.compareNAR(path, in)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) {
+		present.Size = -1
+	} else if err != nil {
 		return "", err
 	}
-	return r.storeNAR(ctx, path, in, body.Size)
+	return r.storeNAR(ctx, path, in, body.Size, present.Size)
 }
 
 // compareNAR reads a NAR that is there already, so that a wrong body is told
@@ -46,7 +48,9 @@ func (r *Receiver) compareNAR(path nix.CachePath, in *measured) (Outcome, error)
 	return Unchanged, nil
 }
 
-func (r *Receiver) storeNAR(ctx context.Context, path nix.CachePath, in *measured, size int64) (Outcome, error) {
+// storeNAR writes a NAR of the size that was announced. If one of the size it
+// turns out to have is there already, that one stays; -1: none is there.
+func (r *Receiver) storeNAR(ctx context.Context, path nix.CachePath, in *measured, size, present int64) (Outcome, error) {
 	staged, err := r.Origin.Create(ctx, path.String(), origin.CreateOptions{Size: size, ContentType: narContentType})
 	if err != nil {
 		return "", err
@@ -57,6 +61,9 @@ func (r *Receiver) storeNAR(ctx context.Context, path nix.CachePath, in *measure
 	}
 	if err := r.checkNAR(path, in); err != nil {
 		return "", err
+	}
+	if in.size == present {
+		return Unchanged, nil
 	}
 	if err := staged.Commit(); err != nil {
 		return "", err

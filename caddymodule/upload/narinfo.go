@@ -26,20 +26,18 @@ func (r *Receiver) receiveNARInfo(ctx context.Context, path nix.CachePath, body 
 	if err := r.requireNAR(ctx, n); err != nil {
 		return "", err
 	}
-	err = r.writeNARInfo(ctx, path, n, origin.CreateOptions{IfAbsent: true})
-	if err == nil {
-		return Stored, nil
-	}
-	for range maxRaces {
-		if !errors.Is(err, fs.ErrExist) && !errors.Is(err, origin.ErrChanged) {
-			return "", err
+	outcome, err := Stored, r.writeNARInfo(ctx, path, n, origin.CreateOptions{IfAbsent: true})
+	for races := 0; errors.Is(err, fs.ErrExist) || errors.Is(err, origin.ErrChanged); races++ {
+		if races == maxRaces {
+			err = &origin.UnavailableError{Op: "create", Path: path.String(), Err: errors.New("other writers kept coming between")}
+			break
 		}
-		var outcome Outcome
-		if outcome, err = r.mergeNARInfo(ctx, path, n); err == nil {
-			return outcome, nil
-		}
+		outcome, err = r.mergeNARInfo(ctx, path, n)
 	}
-	return "", &origin.UnavailableError{Op: "create", Path: path.String(), Err: errors.New("other writers kept coming between")}
+	if err != nil {
+		return "", err
+	}
+	return outcome, nil
 }
 
 // admit is the gate: what it lets through is signed by a trusted key, if there
@@ -68,7 +66,7 @@ func (r *Receiver) admit(path nix.CachePath, body Body) (*nix.NARInfo, error) {
 // requireNAR checks that the narinfo's NAR is in place: its bytes were checked
 // when it was uploaded.
 func (r *Receiver) requireNAR(ctx context.Context, n *nix.NARInfo) error {
-	info, err := r.stat(ctx, n.URL())
+	info, err := r.Origin.Stat(ctx, n.URL())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return reject(NARMissing, "%s is not in this cache; upload the NAR before its narinfo", n.URL())
@@ -129,7 +127,7 @@ func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.
 func (r *Receiver) merged(ctx context.Context, present, n *nix.NARInfo) (*nix.NARInfo, error) {
 	m := *present
 	if present.URL() != n.URL() {
-		_, err := r.stat(ctx, present.URL())
+		_, err := r.Origin.Stat(ctx, present.URL())
 		if errors.Is(err, fs.ErrNotExist) {
 			m = *n // the NAR it points to is gone
 		} else if err != nil {
@@ -137,8 +135,8 @@ func (r *Receiver) merged(ctx context.Context, present, n *nix.NARInfo) (*nix.NA
 		}
 	}
 	m.Signatures = r.mergedSignatures(present, n)
-	if sameText(&m, present) {
-		return nil, nil
+	if _, err := m.MarshalText(); err != nil || sameText(&m, present) {
+		return nil, nil // an error: both together are too long for a narinfo
 	}
 	return &m, nil
 }
@@ -177,7 +175,11 @@ func (r *Receiver) readNARInfo(ctx context.Context, path nix.CachePath) (*nix.NA
 	}
 	defer body.Close()
 	text, err := io.ReadAll(io.LimitReader(body, nix.MaxNARInfoSize+1))
-	if err != nil {
+	var unavailable *origin.UnavailableError
+	switch {
+	case errors.As(err, &unavailable):
+		return nil, "", err
+	case err != nil:
 		return nil, "", &origin.UnavailableError{Op: "read", Path: path.String(), Err: err}
 	}
 	n, err := nix.ParseNARInfo(text)

@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
@@ -91,20 +90,10 @@ func (r *Receiver) Receive(ctx context.Context, path nix.CachePath, body Body) (
 
 // Delete removes the file at path. Absence is fs.ErrNotExist.
 func (r *Receiver) Delete(ctx context.Context, path nix.CachePath) error {
-	if _, err := r.stat(ctx, path.String()); err != nil {
+	if _, err := r.Origin.Stat(ctx, path.String()); err != nil {
 		return err
 	}
 	return r.Origin.Delete(ctx, path.String())
-}
-
-// statTimeout bounds how long a client waits for what should take no time,
-// before it has sent its body.
-const statTimeout = 20 * time.Second
-
-func (r *Receiver) stat(ctx context.Context, path string) (origin.Info, error) {
-	ctx, cancel := context.WithTimeout(ctx, statTimeout)
-	defer cancel()
-	return r.Origin.Stat(ctx, path)
 }
 
 // clientReader tells the client's failures from the origin's.

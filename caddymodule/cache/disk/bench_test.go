@@ -17,7 +17,7 @@ func BenchmarkOpen(b *testing.B) {
 	mustStore(b, tier, "key", 100<<10)
 	b.ReportAllocs()
 	for b.Loop() {
-		f, _, err := tier.Open("key")
+		f, _, err := tier.Open("key", noCheck)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -48,7 +48,7 @@ func BenchmarkIndex(b *testing.B) {
 			if !ok {
 				b.Fatal(name)
 			}
-			x.add(&entry{name: name, key: key, meta: meta}, yes)
+			x.add(newEntry(name, key, meta.Size), yes)
 		}
 		b.ReportMetric(float64(heap()-before)/n, "heap-B/entry")
 		runtime.KeepAlive(&x)

@@ -2,6 +2,7 @@
 // one directory, under a limit in bytes that is never exceeded.
 //
 //	<dir>/lock              held by flock while a process uses the directory
+//	<dir>/clean             made when a process ends in order, gone while one runs
 //	<dir>/staging/          files being written; emptied when the tier opens
 //	<dir>/objects/<xx>/     256 shards by hash of the key
 //	    <key>,<size>,<tag>,<serial>
@@ -10,6 +11,9 @@
 // carries all that the index must know. So the index is memory only, is read
 // back from names alone, and a file cut short by a crash can't be taken for a
 // whole one: it never got its name, or its length gives it away.
+//
+// After a stop without order, the bytes of each file are checked at its first
+// use, and at any time those of one that somebody else has modified.
 //
 // Space is reserved before it is written, that of the directories included,
 // which grow with their files and never shrink. What is not the tier's own in
@@ -31,6 +35,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 )
 
@@ -72,6 +77,9 @@ type Tier struct {
 	lock   *os.File
 	serial atomic.Uint64
 
+	trusted trusted
+	checks  singleflight.Group
+
 	shards  [shardCount]sync.Once // done when the shard's names are in the index
 	index   index
 	scanned chan struct{} // closed when all shards are
@@ -91,7 +99,11 @@ func Open(dir string, limits Limits, log *slog.Logger) (*Tier, error) {
 	}
 	t := &Tier{dir: dir, log: log, lock: lock, scanned: make(chan struct{}), stop: make(chan struct{})}
 	t.index.init(limits)
-	if err := t.clearStaging(); err != nil {
+	err = t.clearStaging()
+	if err == nil {
+		t.trusted, err = takeTrusted(dir)
+	}
+	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("open disk tier %s: %w", dir, err)
 	}
@@ -119,7 +131,7 @@ func lockDir(dir string) (*os.File, error) {
 func (t *Tier) Close() error {
 	close(t.stop)
 	<-t.scanned
-	return t.lock.Close()
+	return errors.Join(t.trusted.leave(t.dir), t.lock.Close())
 }
 
 // Scanned is closed when every name in the directory is in the index.
@@ -128,37 +140,71 @@ func (t *Tier) Scanned() <-chan struct{} { return t.scanned }
 // Open opens the file stored under key. Absence is fs.ErrNotExist; any other
 // error is the disk's or the process's. A file that is not what its name says,
 // or that the disk can't read, is removed.
-func (t *Tier) Open(key string) (*os.File, Meta, error) {
+//
+// check is asked whether a file has the right bytes that may have changed since
+// that was known: one found after an unclean stop, or modified by somebody else.
+// It reads the file by ReadAt, and one it returns an error for is removed.
+func (t *Tier) Open(key string, check func(*os.File) error) (*os.File, Meta, error) {
 	t.load(shardOf(key))
-	name, meta, ok := t.index.use(key)
+	e, ok := t.index.use(key)
 	if !ok {
 		return nil, Meta{}, fs.ErrNotExist
 	}
-	f, err := openWhole(t.path(name), meta.Size)
+	f, err := t.openGood(&e, check)
 	switch {
 	case err == nil:
-		return f, meta, nil
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errWrongSize):
-		if t.removeNamed(name, key) { // else it has been evicted just now
-			t.log.Warn("disk tier entry dropped: the file was changed by somebody else", "file", t.path(name), "error", err)
+		return f, e.meta(), nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNotStored):
+		if t.removeNamed(e.name, key) { // else it has been evicted just now
+			t.log.Warn("disk tier entry dropped: the file was changed by somebody else", "file", t.path(e.name), "error", err)
 		}
 		return nil, Meta{}, fs.ErrNotExist
 	case !isExhaustion(err):
-		t.removeNamed(name, key)
+		t.removeNamed(e.name, key)
 	}
 	return nil, Meta{}, fmt.Errorf("open disk tier entry: %w", err)
 }
 
-func openWhole(path string, size int64) (*os.File, error) {
-	f, err := os.Open(path)
+// openGood opens an entry's file and has it checked if need be.
+func (t *Tier) openGood(e *entry, check func(*os.File) error) (*os.File, error) {
+	f, err := os.Open(t.path(e.name))
 	if err != nil {
 		return nil, err
 	}
-	if err := checkSize(f, size); err != nil {
+	modified, err := checkSize(f, e.size)
+	if err == nil && !t.isGood(e, modified) {
+		err = t.checkOnce(e, f, check)
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
+}
+
+// isGood reports whether a file's bytes can't have changed since they were known
+// to be right.
+func (t *Tier) isGood(e *entry, modified int64) bool {
+	if e.good == 0 {
+		return t.trusted.has(modified)
+	}
+	return modified == e.good
+}
+
+// checkOnce has a file checked, once for all who ask for it meanwhile, and puts
+// it among those that are trusted.
+func (t *Tier) checkOnce(e *entry, f *os.File, check func(*os.File) error) error {
+	_, err, _ := t.checks.Do(e.name, func() (any, error) {
+		if err := check(f); err != nil {
+			return nil, fmt.Errorf("%w: %w", errNotStored, err)
+		}
+		modified, err := renew(f.Name())
+		if err == nil {
+			t.index.checked(e.key(), e.name, modified)
+		}
+		return nil, err
+	})
+	return err
 }
 
 // isExhaustion reports whether an error says nothing of the file, but that the
@@ -167,17 +213,19 @@ func isExhaustion(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM)
 }
 
-var errWrongSize = errors.New("size is not the one in the name")
+// errNotStored is the class of errors of files that are not the ones stored.
+var errNotStored = errors.New("file is not the one that was stored")
 
-func checkSize(f *os.File, size int64) error {
+// checkSize returns when the file was modified, if it has that size.
+func checkSize(f *os.File, size int64) (modified int64, err error) {
 	st, err := f.Stat()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if st.Size() != size {
-		return errWrongSize
+		return 0, fmt.Errorf("%w: it has %d bytes", errNotStored, st.Size())
 	}
-	return nil
+	return st.ModTime().UnixNano(), nil
 }
 
 // Stat describes the file stored under key without opening it.

@@ -26,19 +26,33 @@ const maxSize = 1 << 50
 // MinBytes is the least that Limits.Bytes can sensibly be.
 const MinBytes = 4 * baseCost
 
-// entry is one file under objects/. Fields are guarded by index.mu.
+// entry is one file under objects/. There may be millions of them, so what can
+// be told from the name is. Fields are guarded by index.mu.
 type entry struct {
-	name string // of the file
-	key  string // shares name's memory
-	meta Meta
+	name string // of the file, which begins with its key
+	size int64
+	good int64 // modification time at which its bytes were known to be right; 0: never
 
 	// The eviction policy's own.
-	freq       uint8
-	in         *queue
 	prev, next *entry
+	in         queueID
+	freq       uint8
+
+	keyLen uint16
 }
 
-func (e *entry) cost() int64 { return costOf(e.meta.Size) }
+func newEntry(name, key string, size int64) *entry {
+	return &entry{name: name, keyLen: uint16(len(key)), size: size}
+}
+
+func (e *entry) key() string { return e.name[:e.keyLen] }
+
+func (e *entry) cost() int64 { return costOf(e.size) }
+
+func (e *entry) meta() Meta {
+	_, meta, _, _ := parseName(e.name)
+	return meta
+}
 
 // costOf is the most that a file of that size takes up on disk. An empty one
 // counts as a block, so that none is free.
@@ -56,7 +70,7 @@ type index struct {
 	mu struct {
 		sync.Mutex
 		entries   map[string]*entry // by key
-		policy    s3fifo
+		policy    policy
 		limits    Limits
 		reserved  int64
 		leaving   int64                 // the part of it whose files are being deleted
@@ -69,6 +83,7 @@ type index struct {
 func (x *index) init(limits Limits) {
 	x.mu.entries = make(map[string]*entry)
 	x.mu.limits = limits
+	x.mu.policy.init()
 	x.mu.policy.setLimit(limits.Bytes)
 	x.mu.reserved = baseCost
 	x.mu.left = make(chan struct{})
@@ -77,16 +92,27 @@ func (x *index) init(limits Limits) {
 	}
 }
 
-// use looks a key up for a reader, which the eviction policy takes note of.
-func (x *index) use(key string) (name string, meta Meta, ok bool) {
+// use looks a key up for a reader, which the eviction policy takes note of. The
+// entry is a copy.
+func (x *index) use(key string) (entry, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	e, ok := x.mu.entries[key]
 	if !ok {
-		return "", Meta{}, false
+		return entry{}, false
 	}
-	x.mu.policy.touch(e)
-	return e.name, e.meta, true
+	e.touch()
+	return entry{name: e.name, keyLen: e.keyLen, size: e.size, good: e.good}, true
+}
+
+// checked notes that the file of that name had the right bytes at this
+// modification time.
+func (x *index) checked(key, name string, modified int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.mu.entries[key]; e != nil && e.name == name {
+		e.good = modified
+	}
 }
 
 // peek looks a key up without a trace.
@@ -97,7 +123,7 @@ func (x *index) peek(key string) (Meta, bool) {
 	if !ok {
 		return Meta{}, false
 	}
-	return e.meta, true
+	return e.meta(), true
 }
 
 // add enters a file whose cost is reserved. It is refused, and to be deleted,
@@ -105,11 +131,11 @@ func (x *index) peek(key string) (Meta, bool) {
 func (x *index) add(e *entry, admit func() bool) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if _, taken := x.mu.entries[e.key]; taken || !admit() {
+	if _, taken := x.mu.entries[e.key()]; taken || !admit() {
 		x.mu.leaving += e.cost()
 		return false
 	}
-	x.mu.entries[e.key] = e
+	x.mu.entries[e.key()] = e
 	x.mu.policy.insert(e)
 	return true
 }
@@ -137,7 +163,7 @@ func (x *index) drop(e *entry) (*entry, bool) {
 	if e == nil {
 		return nil, false
 	}
-	delete(x.mu.entries, e.key)
+	delete(x.mu.entries, e.key())
 	x.mu.policy.remove(e)
 	x.mu.leaving += e.cost()
 	return e, true
@@ -160,7 +186,7 @@ func (x *index) evictOne() *entry {
 	if e == nil {
 		return nil
 	}
-	delete(x.mu.entries, e.key)
+	delete(x.mu.entries, e.key())
 	x.mu.leaving += e.cost()
 	x.mu.evictions++
 	return e

@@ -21,22 +21,19 @@ const (
 	maxFreq    = 3
 )
 
-func (p *s3fifo) setLimit(limit int64) { p.limit = limit }
-
 // bytes is the cost of all entries.
 func (p *s3fifo) bytes() int64 { return p.small.bytes + p.main.bytes }
 
-func (p *s3fifo) touch(e *entry) { e.freq = min(e.freq+1, maxFreq) }
+// touch notes that somebody asked for the entry.
+func (e *entry) touch() { e.freq = min(e.freq+1, maxFreq) }
 
 func (p *s3fifo) insert(e *entry) {
-	if p.ghost.take(e.key) {
+	if p.ghost.take(e.key()) {
 		p.main.push(e)
 	} else {
 		p.small.push(e)
 	}
 }
-
-func (p *s3fifo) remove(e *entry) { e.in.remove(e) }
 
 // evict removes and returns the next victim, nil if there is no entry.
 func (p *s3fifo) evict() *entry {
@@ -66,12 +63,13 @@ func (p *s3fifo) evict() *entry {
 
 // queue is a doubly linked list that adds up its entries' costs.
 type queue struct {
+	id         queueID
 	head, tail *entry
 	bytes      int64
 }
 
 func (q *queue) push(e *entry) {
-	e.in, e.prev, e.next = q, nil, q.head
+	e.in, e.prev, e.next = q.id, nil, q.head
 	if q.head != nil {
 		q.head.prev = e
 	} else {
@@ -99,7 +97,7 @@ func (q *queue) remove(e *entry) {
 		q.tail = e.prev
 	}
 	q.bytes -= e.cost()
-	e.in, e.prev, e.next = nil, nil, nil
+	e.in, e.prev, e.next = noQueue, nil, nil
 }
 
 // ghost remembers the keys, by hash, of files that left the small queue.
@@ -121,7 +119,7 @@ func (g *ghost) add(e *entry, limit int64) {
 		g.seed, g.known = maphash.MakeSeed(), make(map[uint64]uint64)
 	}
 	g.next++
-	h := maphash.String(g.seed, e.key)
+	h := maphash.String(g.seed, e.key())
 	g.fifo = append(g.fifo, ghostEntry{h, g.next, e.cost()})
 	g.known[h] = g.next
 	g.bytes += e.cost()

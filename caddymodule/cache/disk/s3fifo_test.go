@@ -9,17 +9,17 @@ import (
 
 // policyOf returns a policy for n entries of one block each.
 func policyOf(n int) *s3fifo {
-	p := new(s3fifo)
-	p.setLimit(int64(n) * costOf(1))
+	p := &s3fifo{limit: int64(n) * costOf(1)}
+	p.small.id, p.main.id = heavySmall, heavyMain
 	return p
 }
 
-func newEntry(key string) *entry { return &entry{name: key, key: key, meta: Meta{Size: 1}} }
+func entryOf(key string) *entry { return newEntry(key, key, 1) }
 
 // admit enters an entry as the tier does: first, others make way.
 func (p *s3fifo) admit(e *entry) (evicted []string) {
 	for p.bytes()+e.cost() > p.limit {
-		evicted = append(evicted, p.evict().key)
+		evicted = append(evicted, p.evict().key())
 	}
 	p.insert(e)
 	return evicted
@@ -29,17 +29,17 @@ func TestOneHitWondersLeaveFirst(t *testing.T) {
 	p := policyOf(20)
 	wanted := make([]*entry, 10)
 	for i := range wanted {
-		wanted[i] = newEntry(fmt.Sprint("wanted", i))
+		wanted[i] = entryOf(fmt.Sprint("wanted", i))
 		p.admit(wanted[i])
-		p.touch(wanted[i])
+		wanted[i].touch()
 	}
 	var evicted []string
 	for i := range 500 {
-		evicted = append(evicted, p.admit(newEntry(fmt.Sprint("once", i)))...)
+		evicted = append(evicted, p.admit(entryOf(fmt.Sprint("once", i)))...)
 	}
 	for _, e := range wanted {
-		if slices.Contains(evicted, e.key) {
-			t.Errorf("%s was evicted by a scan of files that nobody asks for twice", e.key)
+		if slices.Contains(evicted, e.key()) {
+			t.Errorf("%s was evicted by a scan of files that nobody asks for twice", e.key())
 		}
 	}
 	for i, key := range evicted {
@@ -51,35 +51,35 @@ func TestOneHitWondersLeaveFirst(t *testing.T) {
 
 func TestAGhostComesBackToMain(t *testing.T) {
 	p := policyOf(20)
-	p.admit(newEntry("back"))
+	p.admit(entryOf("back"))
 	var evicted []string
 	for i := 0; !slices.Contains(evicted, "back"); i++ {
-		evicted = append(evicted, p.admit(newEntry(fmt.Sprint("once", i)))...)
+		evicted = append(evicted, p.admit(entryOf(fmt.Sprint("once", i)))...)
 	}
-	back := newEntry("back")
+	back := entryOf("back")
 	p.admit(back)
-	if back.in != &p.main {
+	if back.in != p.main.id {
 		t.Fatal("a file that is asked for shortly after it left starts anew in the small queue")
 	}
 	for i := range 500 {
-		if slices.Contains(p.admit(newEntry(fmt.Sprint("more", i))), "back") {
+		if slices.Contains(p.admit(entryOf(fmt.Sprint("more", i))), "back") {
 			t.Fatal("evicted by a scan")
 		}
 	}
-	other := newEntry("other")
+	other := entryOf("other")
 	p.admit(other)
-	if other.in != &p.small {
+	if other.in != p.small.id {
 		t.Error("a new file does not start in the small queue")
 	}
 }
 
 func TestGhostsFade(t *testing.T) {
 	p := policyOf(20)
-	p.admit(newEntry("old"))
+	p.admit(entryOf("old"))
 	for i := range 500 {
-		p.admit(newEntry(fmt.Sprint("once", i)))
+		p.admit(entryOf(fmt.Sprint("once", i)))
 	}
-	if old := newEntry("old"); p.ghost.take(old.key) {
+	if old := entryOf("old"); p.ghost.take(old.key()) {
 		t.Error("a file that left long ago is remembered")
 	}
 	if n := len(p.ghost.known); n > 18 {
@@ -90,19 +90,19 @@ func TestGhostsFade(t *testing.T) {
 func TestMainGivesSecondChances(t *testing.T) {
 	p := policyOf(10)
 	for _, key := range []string{"a", "b", "c"} {
-		e := newEntry(key)
+		e := entryOf(key)
 		p.insert(e)
-		p.touch(e)
+		e.touch()
 	}
 	for p.small.tail != nil { // all are promoted
 		e := p.small.pop()
 		e.freq = 0
 		p.main.push(e)
 	}
-	p.touch(p.main.tail) // a
+	p.main.tail.touch() // a
 	var order []string
 	for e := p.evict(); e != nil; e = p.evict() {
-		order = append(order, e.key)
+		order = append(order, e.key())
 	}
 	if !slices.Equal(order, []string{"b", "c", "a"}) {
 		t.Errorf("evicted %v, want b, c, and last the one that was asked for", order)
@@ -118,25 +118,25 @@ func TestQueuesAddUp(t *testing.T) {
 	leave := func(e *entry) {
 		i := slices.Index(there, e)
 		if i < 0 {
-			t.Fatalf("evicted %s, which is not there", e.key)
+			t.Fatalf("evicted %s, which is not there", e.key())
 		}
 		there = slices.Delete(there, i, i+1)
 	}
 	for step := range 20000 {
 		switch op := r.IntN(10); {
 		case op < 4:
-			e := newEntry(fmt.Sprint(r.IntN(300)))
-			e.meta.Size = r.Int64N(10 * blockSize)
+			e := entryOf(fmt.Sprint(r.IntN(300)))
+			e.size = r.Int64N(10 * blockSize)
 			p.insert(e)
 			there = append(there, e)
 		case op < 7 && len(there) > 0:
-			p.touch(there[r.IntN(len(there))])
+			there[r.IntN(len(there))].touch()
 		case op == 7 && len(there) > 0:
 			e := there[r.IntN(len(there))]
-			p.remove(e)
+			map[queueID]*queue{p.small.id: &p.small, p.main.id: &p.main}[e.in].remove(e)
 			leave(e)
 		case op == 8:
-			p.setLimit(int64(1+r.IntN(100)) * blockSize)
+			p.limit = int64(1+r.IntN(100)) * blockSize
 		default:
 			e := p.evict()
 			if e != nil {
@@ -162,8 +162,8 @@ func checkQueues(t *testing.T, p *s3fifo, there []*entry) {
 		var sum int64
 		var last *entry
 		for e := q.head; e != nil; last, e = e, e.next {
-			if e.in != q || e.prev != last {
-				t.Errorf("%s is linked wrongly", e.key)
+			if e.in != q.id || e.prev != last {
+				t.Errorf("%s is linked wrongly", e.key())
 			}
 			sum += e.cost()
 			n++

@@ -64,7 +64,7 @@ func (t *Tier) adopt(name string, shard int) (key string, taken bool) {
 		return "", false
 	}
 	t.raiseSerial(serial)
-	e := &entry{name: name, key: name[:len(key)], meta: meta}
+	e := newEntry(name, key, meta.Size)
 	t.index.charge(e.cost())
 	if t.index.add(e, func() bool { return true }) {
 		return "", false

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,14 +26,11 @@ type File struct {
 // its space allocated. Key and tag have neither comma nor slash. ErrNoRoom if it
 // can't be taken in, fs.ErrClosed if the tier is closed meanwhile.
 //
-// It waits until the names in the directory are read: before, nobody knows how
-// much room there is.
+// Before the names in the directory are read, nobody knows how much room there
+// is. It waits for that for a moment, which a large directory may exceed.
 func (t *Tier) Create(key string, size int64) (*File, error) {
-	<-t.scanned
-	select {
-	case <-t.stop:
-		return nil, fmt.Errorf("create disk tier entry: %w", fs.ErrClosed)
-	default:
+	if err := t.awaitScan(); err != nil {
+		return nil, err
 	}
 	if size < 0 || size > maxSize {
 		return nil, fmt.Errorf("%w: no file has %d bytes", ErrNoRoom, size)
@@ -47,6 +45,25 @@ func (t *Tier) Create(key string, size int64) (*File, error) {
 	}
 	t.measure(shardCount)
 	return &File{File: f, tier: t, key: key, size: size}, nil
+}
+
+// scanPatience is short, since clients wait meanwhile.
+const scanPatience = 500 * time.Millisecond
+
+func (t *Tier) awaitScan() error {
+	patience := time.NewTimer(scanPatience)
+	defer patience.Stop()
+	select {
+	case <-t.scanned:
+	case <-patience.C:
+		return fmt.Errorf("%w: it is still being read after the start", ErrNoRoom)
+	}
+	select {
+	case <-t.stop:
+		return fmt.Errorf("create disk tier entry: %w", fs.ErrClosed)
+	default:
+		return nil
+	}
 }
 
 func (t *Tier) reserve(n int64) error {
@@ -148,7 +165,8 @@ func (f *File) publish(tag string, admit func() bool) error {
 	if err := unix.Fdatasync(int(f.Fd())); err != nil {
 		return err
 	}
-	if err := checkSize(f.File, f.size); err != nil {
+	modified, err := checkSize(f.File, f.size)
+	if err != nil {
 		return err
 	}
 	meta := Meta{Size: f.size, Tag: tag}
@@ -159,7 +177,8 @@ func (f *File) publish(tag string, admit func() bool) error {
 	f.ended = true // from here on its space is the entry's
 	f.tier.measure(shardOf(f.key))
 	f.tier.index.release(headroom)
-	e := &entry{name: name, key: name[:len(f.key)], meta: meta}
+	e := newEntry(name, f.key, f.size)
+	e.good = modified
 	if !f.tier.index.add(e, admit) {
 		return f.tier.unlink(e)
 	}

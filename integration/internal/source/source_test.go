@@ -49,6 +49,7 @@ var ownImports = map[string][]string{
 	"caddymodule/nix/nixtest":       {"caddymodule/nix"},
 	"caddymodule/origin":            nil,
 	"caddymodule/origin/dir":        {"caddymodule/internal/durable", "caddymodule/origin"},
+	"caddymodule/origin/guard":      {"caddymodule/origin"},
 	"caddymodule/origin/origintest": {"caddymodule/origin"},
 	"caddymodule/origin/r2":         {"caddymodule/origin"},
 	"caddymodule/upload":            {"caddymodule/nix", "caddymodule/origin"},
