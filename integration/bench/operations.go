@@ -50,7 +50,7 @@ func (w *world) operations() error {
 		if tag, err = w.ask(k.method, k.path, tag, k.status); err != nil {
 			return err
 		}
-		n, _ := w.origin.seen()
+		n := w.origin.seen().requests
 		t.add(k.what, fmt.Sprint(n), fmt.Sprint(k.want))
 		if n != k.want {
 			unexpected++

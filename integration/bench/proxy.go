@@ -25,6 +25,7 @@ type distantOrigin struct {
 	far      atomic.Bool
 	requests atomic.Int64
 	bytes    atomic.Int64 // of bodies
+	ranges   sync.Map     // path and Range of each request
 }
 
 func startDistantOrigin(upstream string) (*distantOrigin, error) {
@@ -53,6 +54,7 @@ func (o *distantOrigin) handler(upstream *url.URL) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o.requests.Add(1)
+		o.ranges.Store(r.URL.Path+" "+r.Header.Get("Range"), nil)
 		if o.far.Load() {
 			time.Sleep(distance)
 		}
@@ -65,9 +67,21 @@ func (o *distantOrigin) count(resp *http.Response) error {
 	return nil
 }
 
-// seen returns what has passed since the last call.
-func (o *distantOrigin) seen() (requests, bytes int64) {
-	return o.requests.Swap(0), o.bytes.Swap(0)
+// traffic is what went through in some time.
+type traffic struct {
+	requests int64
+	parts    int64 // different ranges of different files
+	bytes    int64 // of bodies
+}
+
+// seen returns what has gone through since the last call.
+func (o *distantOrigin) seen() traffic {
+	t := traffic{requests: o.requests.Swap(0), bytes: o.bytes.Swap(0)}
+	for range o.ranges.Range {
+		t.parts++
+	}
+	o.ranges.Clear()
+	return t
 }
 
 type countedBody struct {

@@ -33,11 +33,11 @@ type table struct {
 func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
 
 func (r *report) atMost(what string, got, limit float64, unit string) {
-	r.checks = append(r.checks, check{what, number(got) + " " + unit, "≤ " + number(limit) + " " + unit, got <= limit})
+	r.checks = append(r.checks, check{what, amount(got, unit), "≤ " + amount(limit, unit), got <= limit})
 }
 
 func (r *report) atLeast(what string, got, limit float64, unit string) {
-	r.checks = append(r.checks, check{what, number(got) + " " + unit, "≥ " + number(limit) + " " + unit, got >= limit})
+	r.checks = append(r.checks, check{what, amount(got, unit), "≥ " + amount(limit, unit), got >= limit})
 }
 
 func (r *report) note(format string, args ...any) {
@@ -55,6 +55,8 @@ func (r *report) addNAR(title string, all []series, base int) {
 }
 
 func ratio(x float64) string { return fmt.Sprintf("%.2f", x) }
+
+func amount(x float64, unit string) string { return strings.TrimSpace(number(x) + " " + unit) }
 
 // number has three significant digits, without an exponent.
 func number(x float64) string {
