@@ -129,7 +129,8 @@ func (a *answer) copyFrom(o *cache.Object, from int64) (sent int64) {
 	if _, err := o.Body.Seek(from, io.SeekStart); err != nil {
 		return 0
 	}
-	if file, ok := o.Body.(*os.File); ok && a.plain() {
+	file, local := o.Body.(*os.File)
+	if local && a.plain() {
 		// The file itself, not a reader around it: only so Caddy's writer
 		// can leave the copying to the kernel.
 		sent, _ = io.Copy(a.w, file)
@@ -137,10 +138,30 @@ func (a *answer) copyFrom(o *cache.Object, from int64) (sent int64) {
 	}
 	// Write by write, since Caddy's ReadFrom counts the time that the source
 	// takes as the client's.
+	w := struct{ io.Writer }{a.w}
+	if !local {
+		w.Writer = &promptWriter{w: a.w}
+	}
 	buf := chunks.Get().(*[chunk]byte)
 	defer chunks.Put(buf)
-	sent, _ = io.CopyBuffer(struct{ io.Writer }{a.w}, struct{ io.Reader }{o.Body}, buf[:])
+	sent, _ = io.CopyBuffer(w, struct{ io.Reader }{o.Body}, buf[:])
 	return sent
+}
+
+// promptWriter has the first bytes sent at once: those of a file that comes
+// from far away may be so few that net/http would wait for more.
+type promptWriter struct {
+	w       http.ResponseWriter
+	flushed bool
+}
+
+func (p *promptWriter) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	if err == nil && !p.flushed {
+		p.flushed = true
+		http.NewResponseController(p.w).Flush() // the next write tells what is wrong, if anything
+	}
+	return n, err
 }
 
 // plain reports whether the kernel can copy from a file to the client.

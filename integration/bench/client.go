@@ -39,7 +39,7 @@ func dialPlain(address, path string) (client, error) {
 		conn:    conn,
 		r:       bufio.NewReaderSize(conn, 16<<10),
 		buf:     make([]byte, 256<<10),
-		request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8.0 Nix/2.24\r\nAccept: */*\r\n\r\n", path),
+		request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: curl/8.0 Nix/2.24\r\nAccept: */*\r\n\r\n", path, address),
 	}, nil
 }
 

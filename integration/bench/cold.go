@@ -23,7 +23,7 @@ func (w *world) cold() error {
 	defer w.origin.far.Store(false)
 	caches := []subject{
 		{"nix_cache", w.ours.process, w.ours.address["r2"], "", nil},
-		{"straight from the bucket", w.s3.process, w.origin.address, "/" + bucket, nil},
+		{"straight from the bucket", w.s3.process, w.origin.address, "", w.dialSigned},
 		{"nginx proxy_cache", w.nginx.process, w.nginx.proxy, "", nil},
 		{"Varnish", w.varnish.process, w.varnish.address, "", nil},
 	}
@@ -60,11 +60,11 @@ func (w *world) firstBytes(caches []subject) ([]float64, error) {
 		}
 		for i, s := range caches {
 			s.path += f.path
-			sink := &firstByte{start: time.Now()}
-			if _, _, err := s.once(sink); err != nil {
+			after, err := s.firstByte()
+			if err != nil {
 				return nil, err
 			}
-			times[i] = append(times[i], float64(sink.after.Microseconds())/1000)
+			times[i] = append(times[i], float64(after.Microseconds())/1000)
 		}
 	}
 	medians := make([]float64, len(caches))
@@ -72,6 +72,30 @@ func (w *world) firstBytes(caches []subject) ([]float64, error) {
 		medians[i] = median(times[i])
 	}
 	return medians, nil
+}
+
+// firstByte downloads the file, and returns how long the first byte of it took.
+func (s subject) firstByte() (time.Duration, error) {
+	c, err := s.open()
+	if err != nil {
+		return 0, err
+	}
+	defer c.close()
+	sink := &firstByte{start: time.Now()}
+	if _, _, err := c.get(sink); err != nil {
+		return 0, fmt.Errorf("%s: %w", s.name, err)
+	}
+	return sink.after, nil
+}
+
+// dialSigned opens a connection to the bucket itself, as one who has the
+// credentials, which nix_cache needs as well.
+func (w *world) dialSigned(address, path string) (client, error) {
+	signed, err := w.s3.presign(w.ctx, address, path)
+	if err != nil {
+		return nil, err
+	}
+	return dialPlain(address, signed)
 }
 
 // firstByte notes when the first byte of a body came.

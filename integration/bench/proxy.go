@@ -115,16 +115,18 @@ type pacedConn struct {
 	next time.Time // when the line is free again
 }
 
-// burst is how much goes at once: at bandwidth, some 3 ms worth.
-const burst = 32 << 10
+const (
+	burst    = 32 << 10              // how much goes at once: at bandwidth, some 3 ms worth
+	lateness = 20 * time.Millisecond // that is caught up with, as timers are late
+)
 
 func (c *pacedConn) Write(p []byte) (sent int, err error) {
 	if !c.on.Load() {
 		return c.Conn.Write(p)
 	}
 	for sent < len(p) {
-		if now := time.Now(); c.next.Before(now) {
-			c.next = now
+		if least := time.Now().Add(-lateness); c.next.Before(least) {
+			c.next = least
 		}
 		time.Sleep(time.Until(c.next))
 		n, err := c.Conn.Write(p[sent:min(sent+burst, len(p))])

@@ -68,6 +68,22 @@ func (s *s3Server) createBucket(ctx context.Context) error {
 	return nil
 }
 
+// presign returns the path by which a proxy at an address gives out a file of
+// the bucket to one who has the credentials.
+func (s *s3Server) presign(ctx context.Context, address, path string) (string, error) {
+	client := s3.NewPresignClient(s.client, s3.WithPresignClientFromClientOptions(func(o *s3.Options) {
+		o.BaseEndpoint = aws.String("http://" + address)
+	}))
+	signed, err := client.PresignGetObject(ctx, &s3.GetObjectInput{
+		Bucket: aws.String(bucket),
+		Key:    aws.String(strings.TrimPrefix(path, "/")),
+	})
+	if err != nil {
+		return "", fmt.Errorf("sign the path of %s: %w", path, err)
+	}
+	return strings.TrimPrefix(signed.URL, "http://"+address), nil
+}
+
 func (s *s3Server) upload(ctx context.Context, f file) error {
 	body, err := os.Open(f.disk)
 	if err != nil {
