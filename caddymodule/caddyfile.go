@@ -30,7 +30,7 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"name":            value(func(h *Handler) *Value { return &h.Name }, anyText),
 	"memory":          value(func(h *Handler) *Value { return &h.Memory }, checked(parseSize)),
 	"negative_ttl":    value(func(h *Handler) *Value { return &h.NegativeTTL }, checked(parseDuration)),
-	"upload_token":    value(func(h *Handler) *Value { return &h.UploadToken }, anyText),
+	"upload_token":    (*Handler).unmarshalUploadToken,
 	"priority":        value(func(h *Handler) *Value { return &h.Priority }, checked(parseInteger)),
 	"narinfo_max_age": value(func(h *Handler) *Value { return &h.NARInfoMaxAge }, checked(parseDuration)),
 	"max_upload_size": value(func(h *Handler) *Value { return &h.MaxUploadSize }, checked(parseSize)),
@@ -190,6 +190,15 @@ func (h *Handler) unmarshalDisk(d *caddyfile.Dispenser) error {
 		return err
 	}
 	return setValue(d, "disk", &h.Disk.MinFree, args[2], checked(parseSize))
+}
+
+// unmarshalUploadToken takes no value, too, as where its {$VARIABLE} is not set:
+// then nobody can upload.
+func (h *Handler) unmarshalUploadToken(d *caddyfile.Dispenser) error {
+	if d.CountRemainingArgs() == 0 {
+		return nil
+	}
+	return value(func(h *Handler) *Value { return &h.UploadToken }, anyText)(h, d)
 }
 
 func (h *Handler) unmarshalToken(d *caddyfile.Dispenser) error {

@@ -82,6 +82,7 @@ var directives = []struct{ name, block, want string }{
 	{"disk off", `disk off`, `{"disk": {"off": true}}`},
 	{"negative_ttl", `negative_ttl 10s`, `{"negative_ttl": "10s"}`},
 	{"negative_ttl off", `negative_ttl 0`, `{"negative_ttl": "0"}`},
+	{"upload_token that is not set", `upload_token {$TEST_NOT_SET}`, `{}`},
 	{"upload_token", `upload_token {env.UPLOAD_TOKEN}`, `{"upload_token": "{env.UPLOAD_TOKEN}"}`},
 	{"tokens", "token ci {env.CI} upload read\n token janitor {file./run/secret} delete",
 		`{"token": [{"name": "ci", "secret": "{env.CI}", "rights": ["upload", "read"]}, {"name": "janitor", "secret": "{file./run/secret}", "rights": ["delete"]}]}`},

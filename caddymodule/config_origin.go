@@ -83,6 +83,9 @@ func (s originSettings) partSize() int64 {
 
 func (s originSettings) parallel() int { return int(s.fills) }
 
+// maxParallel leaves a quarter of the requests to what is not part of a fill.
+func (s originSettings) maxParallel() int { return max(s.r2.MaxRequests-s.r2.MaxRequests/4, 1) }
+
 func (c *OriginConfig) resolve(v *values) originSettings {
 	switch {
 	case c != nil && c.R2 != nil && c.Dir != nil:

@@ -61,7 +61,7 @@ func statusOf(method string, err error) (status int, line string) {
 	case errors.Is(err, fs.ErrNotExist):
 		return http.StatusNotFound, "not in this cache"
 	case errors.As(err, &damaged):
-		return http.StatusBadGateway, "the cache's copy of this file is damaged; upload it again"
+		return http.StatusBadGateway, "the cache's storage has a damaged copy of this file; have it deleted and upload it again"
 	case errors.Is(err, context.Canceled): // the fill's, when the cache closes: not this client's
 		return unavailableStatus(method, false), "the cache is being restarted; try again"
 	case errors.As(err, &unavailable):

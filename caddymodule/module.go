@@ -154,6 +154,7 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 		NegativeTTL: h.set.negativeTTL,
 		PartSize:    h.set.origin.partSize(),
 		Parallel:    h.set.origin.parallel(),
+		MaxParallel: h.set.origin.maxParallel(),
 	}
 	if h.VerifyReads {
 		policy.Verify = h.verifyRead

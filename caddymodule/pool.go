@@ -47,9 +47,13 @@ func (p *pooledCache) giveBack() error {
 	return err
 }
 
-// Destruct closes the cache. That waits for readers of running fills, which may
-// belong to requests of the config that is on its way out, so nobody waits here.
+// Destruct closes the cache. That waits for readers of running fills, which on a
+// reload may belong to requests of the config that is on its way out, so nobody
+// waits here. When the process exits, the requests have had their time.
 func (p *pooledCache) Destruct() error {
+	if caddy.Exiting() {
+		return p.cache.Close()
+	}
 	go p.cache.Close()
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -156,6 +157,23 @@ func TestReloadDuringAFill(t *testing.T) {
 	}
 	if requests := o.bucket.take(); len(requests) != 2 {
 		t.Errorf("requests to the bucket: %v; want the two parts once each", requests)
+	}
+}
+
+// A stop in order spares the next start the checking of what is on disk.
+func TestStopInOrder(t *testing.T) {
+	o := r2Origin(t)
+	p := signedPackage("stop", 100_000)
+	o.lay(t, p)
+	c := startCache(t, o)
+	c.getUntil(t, narPath(p), diskHit)
+	mark := c.dir + "/data/caddy/nix-cache/tier/clean"
+	if _, err := os.Stat(mark); err == nil {
+		t.Error("the mark of a stop in order is there while Caddy runs")
+	}
+	c.stop(t)
+	if _, err := os.Stat(mark); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -39,11 +39,21 @@ func ParseRights(names []string) (Rights, error) {
 	for _, name := range names {
 		r, ok := rightNames[name]
 		if !ok {
-			return 0, fmt.Errorf("unknown right %q: expected read, upload or delete", name)
+			return 0, fmt.Errorf("unknown right%s: expected read, upload or delete", quoteWord(name))
 		}
 		rights |= r
 	}
 	return rights, nil
+}
+
+// quoteWord quotes what looks like the name of a right, but not what may be a
+// secret in the wrong place.
+func quoteWord(s string) string {
+	const longest = 10
+	if len(s) > longest || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz") != "" {
+		return ""
+	}
+	return fmt.Sprintf(" %q", s)
 }
 
 // Has reports whether all of want are among the rights.

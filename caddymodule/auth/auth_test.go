@@ -119,4 +119,8 @@ func TestRights(t *testing.T) {
 	if _, err := ParseRights([]string{"write"}); err == nil {
 		t.Error("an unknown right was accepted")
 	}
+	const secret = "7f0a4c93"
+	if _, err := ParseRights([]string{secret}); err == nil || strings.Contains(err.Error(), secret) {
+		t.Errorf("a secret in a right's place: %v", err)
+	}
 }

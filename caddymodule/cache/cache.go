@@ -45,17 +45,20 @@ type Cache struct {
 	memory   memory
 	negative negative
 	disk     atomic.Pointer[disk.Tier] // nil while it can't be had
+	storing  chan struct{}             // a place for each small file being written to disk
 
 	ctx    context.Context // ends the retries to open the disk tier
 	cancel context.CancelFunc
 	work   sync.WaitGroup // flights, and the opening of the disk tier
 
+	// Written with mu held, read without: a hit takes no lock of the cache's.
+	landed  atomic.Uint64 // flights that have ended
+	forgets atomic.Uint64 // calls of Forget
+
 	mu struct {
 		sync.Mutex
 		limits  Limits
 		flights map[string]*flight
-		landed  uint64 // flights that have ended
-		forgets uint64 // calls of Forget
 		started bool
 		closing bool
 	}
@@ -64,7 +67,7 @@ type Cache struct {
 // New returns a cache with its disk tier in dir, or without one if dir is "".
 // It opens nothing: that is for Start.
 func New(dir string, limits Limits, log *slog.Logger) *Cache {
-	c := &Cache{dir: dir, log: log}
+	c := &Cache{dir: dir, log: log, storing: make(chan struct{}, maxStoring)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.mu.limits = limits
 	c.mu.flights = make(map[string]*flight)
@@ -94,6 +97,10 @@ func (c *Cache) start() {
 	}
 	go c.keepOpeningDisk()
 }
+
+// maxStoring bounds the threads that wait for the disk: a burst of narinfos
+// could otherwise need one for each.
+const maxStoring = 32
 
 // diskRetry is how often a disk tier that can't be had is tried again.
 const diskRetry = 2 * time.Second

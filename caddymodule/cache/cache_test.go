@@ -10,8 +10,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -666,4 +668,35 @@ func TestFlippedNAROnDiskIsFetchedAnew(t *testing.T) {
 	again.wantGet(p, pkg.File, Miss)
 	again.settle()
 	again.wantGet(p, pkg.File, Disk)
+}
+
+// Fills leave a part of the origin's requests to small files.
+func TestFillsShareTheOrigin(t *testing.T) {
+	b := newBench(t)
+	policy := remote
+	policy.MaxParallel = 3
+	b.files = b.cache.Namespace("shared", b.origin, policy, b.counters, b.files.log)
+	var inFlight, most atomic.Int64
+	b.origin.OnOpen(func(_ string, opts origin.OpenOptions) error {
+		if opts.Offset > 0 {
+			most.Store(max(most.Load(), inFlight.Add(1)))
+			defer inFlight.Add(-1)
+			runtime.Gosched()
+		}
+		return nil
+	})
+	var group sync.WaitGroup
+	for i := range 5 {
+		_, p, pkg := b.put(fmt.Sprint("nar", i), 9*testPart)
+		group.Go(func() { b.wantGet(p, pkg.File, Miss) })
+	}
+	group.Wait()
+	if got := most.Load(); got > 3 {
+		t.Errorf("%d range reads at a time, want 3 at most", got)
+	}
+	info, _, pkg := b.put("narinfo", 1)
+	for range cap(b.files.parts) { // as if fills took all places
+		b.files.parts <- struct{}{}
+	}
+	b.wantGet(info, pkg.Text(), Miss)
 }

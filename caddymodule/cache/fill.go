@@ -44,9 +44,10 @@ type fill struct {
 	origin origin.Reader
 	source origin.Info
 	file   *disk.File
-	ways   int   // range reads at a time
-	first  int64 // size of the first part
-	part   int64 // size of the others but the last
+	slots  chan struct{} // Namespace.parts
+	ways   int           // range reads at a time
+	first  int64         // size of the first part
+	part   int64         // size of the others but the last
 
 	mu struct {
 		sync.Mutex
@@ -70,6 +71,7 @@ func newFill(n *Namespace, p nix.CachePath, source origin.Info, file *disk.File,
 		origin: n.origin,
 		source: source,
 		file:   file,
+		slots:  n.parts,
 		ways:   max(n.policy.Parallel, 1),
 		first:  first,
 	}
@@ -134,10 +136,23 @@ func (f *fill) readParts(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		if err := f.readPart(ctx, i, nil); err != nil {
+		if err := f.readInTurn(ctx, i); err != nil {
 			return err
 		}
 	}
+}
+
+// readInTurn reads part i when this and the other fills leave a place for it.
+func (f *fill) readInTurn(ctx context.Context, i int) error {
+	if f.slots != nil {
+		select {
+		case f.slots <- struct{}{}:
+			defer func() { <-f.slots }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return f.readPart(ctx, i, nil)
 }
 
 // nextPart chooses the part to read next: the one a reader has asked for last,

@@ -50,7 +50,7 @@ func (n *Namespace) join(p nix.CachePath, key string, landed uint64) (*flight, R
 		close(f.ready)
 		return f, Bypass
 	}
-	if c.mu.landed != landed {
+	if c.landed.Load() != landed {
 		return nil, Miss
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -163,6 +163,8 @@ func (n *Namespace) storeSmall(f *flight, p nix.CachePath, key string) {
 	if tier == nil {
 		return
 	}
+	n.cache.storing <- struct{}{}
+	defer func() { <-n.cache.storing }()
 	file, err := tier.Create(key, int64(len(f.small.body)))
 	if err == nil {
 		defer file.Close()
@@ -262,22 +264,10 @@ func (c *Cache) unlessForgotten(f *flight, do func()) {
 func (c *Cache) land(key string, f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.mu.landed++
+	c.landed.Add(1)
 	if c.mu.flights[key] == f {
 		delete(c.mu.flights, key)
 	}
-}
-
-func (c *Cache) landed() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.mu.landed
-}
-
-func (c *Cache) forgets() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.mu.forgets
 }
 
 // promote brings a small file from disk to memory, unless a Forget since the
@@ -285,7 +275,7 @@ func (c *Cache) forgets() uint64 {
 func (c *Cache) promote(key string, s *small, forgets uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mu.forgets == forgets {
+	if c.forgets.Load() == forgets {
 		c.memory.set(key, s)
 	}
 }
@@ -295,7 +285,7 @@ func (c *Cache) promote(key string, s *small, forgets uint64) {
 func (c *Cache) remember(key string, ttl time.Duration, forgets uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mu.forgets == forgets {
+	if c.forgets.Load() == forgets {
 		c.negative.add(key, ttl)
 	}
 }

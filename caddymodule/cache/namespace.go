@@ -28,8 +28,12 @@ type Policy struct {
 	// and only small files are kept, in memory.
 	PartSize int64
 
-	// Parallel is how many range reads of one fill run at a time.
-	Parallel int
+	// Parallel is how many range reads of one fill run at a time, and
+	// MaxParallel how many of all fills; 0: as many as there are. What the
+	// origin can take beyond that is left to small files and beginnings, which
+	// clients wait for.
+	Parallel    int
+	MaxParallel int
 
 	// Verify, if set, is asked about each small file that comes from the
 	// origin. What it returns an error for is neither stored nor served.
@@ -63,6 +67,7 @@ type Namespace struct {
 	prefix   string
 	origin   origin.Reader
 	policy   Policy
+	parts    chan struct{} // a place for each range read of a fill; nil: no limit
 	counters *Counters
 	log      *slog.Logger
 }
@@ -71,7 +76,11 @@ type Namespace struct {
 // identifies: equal ids share what is stored, different ones nothing.
 func (c *Cache) Namespace(id string, o origin.Reader, policy Policy, counters *Counters, log *slog.Logger) *Namespace {
 	sum := sha256.Sum256([]byte(id))
-	return &Namespace{cache: c, prefix: nix.EncodeBase32(sum[:5]) + "-", origin: o, policy: policy, counters: counters, log: log}
+	n := &Namespace{cache: c, prefix: nix.EncodeBase32(sum[:5]) + "-", origin: o, policy: policy, counters: counters, log: log}
+	if policy.MaxParallel > 0 {
+		n.parts = make(chan struct{}, policy.MaxParallel)
+	}
+	return n
 }
 
 // key is the path's name in the tiers: safe in a file name, and unique.
@@ -91,7 +100,7 @@ func (n *Namespace) Open(ctx context.Context, p nix.CachePath) (*Object, error) 
 	}
 	key := n.key(p)
 	for {
-		landed := n.cache.landed()
+		landed := n.cache.landed.Load()
 		if o, err := n.lookup(p, key); o != nil || err != nil {
 			return o, err
 		}
@@ -143,7 +152,7 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 	if tier == nil || n.local() {
 		return nil
 	}
-	forgets := n.cache.forgets()
+	forgets := n.cache.forgets.Load()
 	f, meta, err := tier.Open(key, func(f *os.File) error { return checkFile(p, f) })
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -197,7 +206,7 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 	if n.passes(p) {
 		result = Bypass
 	}
-	forgets := n.cache.forgets()
+	forgets := n.cache.forgets.Load()
 	info, err := n.statOrigin(ctx, p)
 	if errors.Is(err, fs.ErrNotExist) {
 		if result == Miss {
@@ -248,7 +257,7 @@ func (n *Namespace) Forget(p nix.CachePath) {
 	c := n.cache
 	c.Start()
 	c.mu.Lock()
-	c.mu.forgets++
+	c.forgets.Add(1)
 	if f := c.mu.flights[key]; f != nil {
 		f.forgotten = true
 		delete(c.mu.flights, key)

@@ -30,16 +30,22 @@ func readDecoded(body Body, max int64) ([]byte, error) {
 	}
 	defer decoded.Close()
 	b, err := io.ReadAll(io.LimitReader(decoded, max+1))
-	var rejected *RejectedError
-	switch {
-	case errors.As(err, &rejected):
-		return nil, rejected
-	case err != nil:
-		return nil, reject(Malformed, "Content-Encoding %s: the body can't be decoded: %v", body.Encoding, err)
-	case int64(len(b)) > max:
+	if err != nil {
+		return nil, undecodable(body.Encoding, err)
+	}
+	if int64(len(b)) > max {
 		return nil, tooLarge(max)
 	}
 	return b, nil
+}
+
+// undecodable is the error of a decoder, unless it is the body's own.
+func undecodable(encoding string, err error) error {
+	var rejected *RejectedError
+	if errors.As(err, &rejected) {
+		return rejected
+	}
+	return reject(Malformed, "Content-Encoding %s: the body can't be decoded: %v", encoding, err)
 }
 
 func tooLarge(max int64) error {
@@ -64,32 +70,37 @@ func (s *sized) Read(p []byte) (int, error) {
 // decoder undoes the Content-Encoding, named as Nix names its compressions or
 // as HTTP does.
 func decoder(body Body) (io.ReadCloser, error) {
-	in := body.Reader
-	var out io.Reader
-	var err error
-	switch body.Encoding {
-	case "", "identity", "none":
-		return io.NopCloser(in), nil
-	case "zstd":
-		var z *zstd.Decoder
-		if z, err = zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow)); err == nil {
-			return z.IOReadCloser(), nil
-		}
-	case "br":
-		return io.NopCloser(brotli.NewReader(in)), nil
-	case "gzip":
-		out, err = gzip.NewReader(in)
-	case "xz":
-		out, err = xz.NewReader(in, maxXZDict)
-	default:
+	open, known := decoders[body.Encoding]
+	if !known {
 		return nil, reject(Malformed, "Content-Encoding %.40q is not supported: use zstd, br, gzip, xz or none", body.Encoding)
 	}
-	var rejected *RejectedError
-	switch {
-	case errors.As(err, &rejected):
-		return nil, rejected
-	case err != nil:
-		return nil, reject(Malformed, "Content-Encoding %s: the body can't be decoded: %v", body.Encoding, err)
+	decoded, err := open(body.Reader)
+	if err != nil {
+		return nil, undecodable(body.Encoding, err)
 	}
-	return io.NopCloser(out), nil
+	return decoded, nil
 }
+
+var decoders = map[string]func(io.Reader) (io.ReadCloser, error){
+	"":         plain,
+	"identity": plain,
+	"none":     plain,
+	"zstd": func(in io.Reader) (io.ReadCloser, error) {
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		if err != nil {
+			return nil, err
+		}
+		return z.IOReadCloser(), nil
+	},
+	"br":   func(in io.Reader) (io.ReadCloser, error) { return plain(brotli.NewReader(in)) },
+	"gzip": func(in io.Reader) (io.ReadCloser, error) { return gzip.NewReader(in) },
+	"xz": func(in io.Reader) (io.ReadCloser, error) {
+		x, err := xz.NewReader(in, maxXZDict)
+		if err != nil {
+			return nil, err
+		}
+		return plain(x)
+	},
+}
+
+func plain(in io.Reader) (io.ReadCloser, error) { return io.NopCloser(in), nil }

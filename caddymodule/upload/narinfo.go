@@ -106,11 +106,13 @@ func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.
 	if err != nil {
 		return "", err
 	}
-	if present == nil { // not a narinfo: whatever wrote it, it is of no use to clients
-		r.Log.Warn("malformed narinfo at the origin replaced", "path", path.String())
+	divergent := present != nil && !present.SameSignedFields(n)
+	if present == nil || divergent && !r.trusts(present) {
+		// It came past this gate, and is of no use to clients.
+		r.Log.Warn("narinfo at the origin replaced, since it was malformed or not signed by a trusted key", "path", path.String())
 		return Stored, r.writeNARInfo(ctx, path, n, origin.CreateOptions{IfMatch: version})
 	}
-	if !present.SameSignedFields(n) {
+	if divergent {
 		r.Log.Warn("narinfo kept: an upload of the same store path has other content", "path", path.String(),
 			"store_path", n.StorePath.String(), "kept_nar_hash", present.NARHash.String(), "refused_nar_hash", n.NARHash.String())
 		return Unchanged, nil
@@ -152,12 +154,19 @@ func (r *Receiver) mergedSignatures(present, n *nix.NARInfo) []nix.Signature {
 			both.Signatures = append(both.Signatures, sig)
 		}
 	}
-	if r.TrustedKeys.Len() > 0 {
-		if _, err := r.TrustedKeys.Verify(&both); err != nil {
-			return n.Signatures
-		}
+	if !r.trusts(&both) {
+		return n.Signatures
 	}
 	return both.Signatures
+}
+
+// trusts reports whether a narinfo is signed as an upload must be.
+func (r *Receiver) trusts(n *nix.NARInfo) bool {
+	if r.TrustedKeys.Len() == 0 {
+		return true
+	}
+	_, err := r.TrustedKeys.Verify(n)
+	return err == nil
 }
 
 func sameText(a, b *nix.NARInfo) bool {

@@ -115,6 +115,7 @@ func TestSignaturesAreMerged(t *testing.T) {
 		{"to an unsigned one", by(), by(one), by(one), Stored},
 		{"a wrong one does not stay", by(relabeled("test-1", foreign)), by(two), by(two), Stored},
 		{"a divergent one stays", nixtest.NewPackage("hello", 999, one), by(one, two), nixtest.NewPackage("hello", 999, one), Unchanged},
+		{"a divergent one that nobody trusts does not", nixtest.NewPackage("hello", 999), by(one), by(one), Stored},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			r, m := newReceiver()

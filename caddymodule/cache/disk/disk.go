@@ -7,8 +7,8 @@
 //	<dir>/objects/<xx>/     256 shards by hash of the key
 //	    <key>,<size>,<tag>,<serial>
 //
-// A file enters objects/ by a rename after its bytes are on disk, and its name
-// carries all that the index must know. So the index is memory only, is read
+// A file enters objects/ by a rename after its bytes are on disk, or with a tag
+// that tells whether they are, and its name carries all that the index must know. So the index is memory only, is read
 // back from names alone, and a file cut short by a crash can't be taken for a
 // whole one: it never got its name, or its length gives it away.
 //

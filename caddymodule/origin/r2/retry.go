@@ -13,7 +13,7 @@ import (
 
 const (
 	maxAttempts = 4
-	maxBackoff  = 5 * time.Second
+	maxBackoff  = time.Second // clients wait meanwhile, and repeat requests themselves
 
 	// writeInterval is that of R2's limit for writes to one object, see
 	// https://developers.cloudflare.com/r2/platform/limits/.
