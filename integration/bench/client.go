@@ -39,8 +39,12 @@ func dialPlain(address, path string) (client, error) {
 		conn:    conn,
 		r:       bufio.NewReaderSize(conn, 16<<10),
 		buf:     make([]byte, 256<<10),
-		request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: curl/8.0 Nix/2.24\r\nAccept: */*\r\n\r\n", path, address),
+		request: plainRequest(address, path),
 	}, nil
+}
+
+func plainRequest(address, path string) []byte {
+	return fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: curl/8.0 Nix/2.24\r\nAccept: */*\r\n\r\n", path, address)
 }
 
 func (c *plainClient) get(sink io.Writer) (first time.Duration, n int64, err error) {

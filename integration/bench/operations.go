@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // operations: which requests cost one to the bucket?
@@ -35,6 +36,7 @@ func (w *world) operations() error {
 		{"narinfo, absent, asked again", "GET", absent, 404, false, 0},
 		{"NAR, HEAD of a cold one", "HEAD", nar.path, 200, false, 1},
 		{"NAR of 4 MB, miss", "GET", nar.path, 200, false, 2},
+		{"NAR, while it is being stored", "GET", nar.path, 200, false, 0},
 		{"NAR, hit", "GET", nar.path, 200, false, 0},
 		{"NAR, 304", "GET", nar.path, 304, true, 0},
 	}
@@ -45,6 +47,11 @@ func (w *world) operations() error {
 	for _, k := range kinds {
 		if !k.fresh {
 			tag = ""
+		}
+		if k.what == "NAR, hit" {
+			if err := w.awaitStored(nar); err != nil {
+				return err
+			}
 		}
 		var err error
 		if tag, err = w.ask(k.method, k.path, tag, k.status); err != nil {
@@ -59,6 +66,23 @@ func (w *world) operations() error {
 	w.report.tables = append(w.report.tables, t)
 	w.report.atMost("kinds of request that cost the bucket other than expected", unexpected, 0, "")
 	return nil
+}
+
+// awaitStored waits until a NAR that was served is on disk, which is soon.
+func (w *world) awaitStored(f file) error {
+	for range 100 {
+		resp, err := http.Head("http://" + w.ours.address["r2"] + f.path)
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		if resp.Header.Get("Cache-Status") == "nix-cache; hit; detail=disk" {
+			w.origin.seen()
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return fmt.Errorf("%s is not stored", f.path)
 }
 
 // ask sends one request to the cache and returns the validator of its answer.
