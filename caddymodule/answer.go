@@ -4,13 +4,16 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
 
 // answer is a response in the making, and what is to be counted of it.
 type answer struct {
 	w      http.ResponseWriter
 	r      *http.Request
-	kind   string
+	kind   string        // label in metrics
+	path   nix.CachePath // of the file that is asked for, if it is one
 	status int
 }
 

@@ -8,36 +8,36 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
-	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
 
 // get answers GET and HEAD of a file.
-func (h *Handler) get(a *answer, p nix.CachePath) {
+func (h *Handler) get(a *answer) {
 	if a.r.Method == http.MethodHead || a.r.Header.Get("If-None-Match") != "" {
-		if done := h.getHead(a, p); done {
+		if done := h.getHead(a); done {
 			return
 		}
 	}
-	o, err := h.files.Open(a.r.Context(), p)
+	o, err := h.files.Open(a.r.Context(), a.path)
 	if err != nil {
 		h.fail(a, err)
 		return
 	}
 	defer o.Close()
-	h.metrics.lookup(a.kind, o.Result)
-	a.w.Header().Set("Cache-Status", cacheStatus(o.Result))
-	h.setFileHeaders(a.w.Header(), p.Kind(), o.Info)
-	sent := a.send(o)
-	h.metrics.servedBytes(a.kind, o.Result, sent)
+	served := h.metrics.found(a.path.Kind(), o.Result)
+	h.setFileHeaders(a.w.Header(), a.path.Kind(), o.Info, cacheStatus(o.Result))
+	served.Add(float64(a.send(o)))
 }
 
 // getHead answers what needs no body, and so must not begin a fill: HEAD, and a
 // GET whose validator still holds.
-func (h *Handler) getHead(a *answer, p nix.CachePath) (done bool) {
-	info, result, err := h.files.Stat(a.r.Context(), p)
+func (h *Handler) getHead(a *answer) (done bool) {
+	info, result, err := h.files.Stat(a.r.Context(), a.path)
 	if err != nil {
 		h.fail(a, err)
 		return true
@@ -45,13 +45,12 @@ func (h *Handler) getHead(a *answer, p nix.CachePath) (done bool) {
 	if a.r.Method != http.MethodHead && !noneMatches(a.r.Header.Get("If-None-Match"), info.Tag) {
 		return false
 	}
-	h.metrics.lookup(a.kind, result)
+	h.metrics.found(a.path.Kind(), result)
 	status := cacheStatus(result)
 	if result == cache.Miss {
 		status = "nix-cache; fwd=miss; fwd-status=200"
 	}
-	a.w.Header().Set("Cache-Status", status)
-	h.setFileHeaders(a.w.Header(), p.Kind(), info)
+	h.setFileHeaders(a.w.Header(), a.path.Kind(), info, status)
 	a.sendContent(&cache.Object{Info: info, Body: &sizeOnly{size: info.Size}})
 	return true
 }
@@ -83,18 +82,21 @@ func (a *answer) send(o *cache.Object) int64 {
 		header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, o.Size-1, o.Size))
 	}
 	a.w.WriteHeader(a.status)
-	sent := copyFrom(a.w, o, from)
+	sent := a.copyFrom(o, from)
 	if sent < o.Size-from {
 		abort()
 	}
 	return sent
 }
 
+// conditions are the headers that make a GET conditional.
+var conditions = [...]string{"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range"}
+
 // tailOffset returns where the one range of a request without conditions
 // begins, if it reaches to the end; not ok for all other requests.
 func tailOffset(header http.Header, size int64) (from int64, ok bool) {
-	for _, condition := range []string{"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range"} {
-		if header.Get(condition) != "" {
+	for _, name := range conditions {
+		if len(header[name]) > 0 {
 			return 0, false
 		}
 	}
@@ -108,31 +110,62 @@ func tailOffset(header http.Header, size int64) (from int64, ok bool) {
 	return from, isBytes && isTail && err == nil && from >= 0 && from < size
 }
 
-// fillBuffer is the size of the writes to a client that follows a fill. HTTP/2
-// needs a third less CPU with them than with io.Copy's 32 KiB.
-const fillBuffer = 64 << 10
+// chunk is the size of the writes to a client where the kernel can't do the
+// copying: the most that Caddy's writer takes at a time. Over TLS and HTTP/2
+// larger ones gain nothing, and io.Copy's of 32 KiB cost half as much again,
+// since Caddy's writer allocates a buffer for each two of them.
+const chunk = caddyhttp.DefaultMaxWriteChunk
+
+// chunks are for reuse.
+var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 
 // copyFrom sends the file from an offset on, and returns how much of it went.
 // Why it was not all of it makes no difference.
-func copyFrom(w io.Writer, o *cache.Object, from int64) (sent int64) {
+func (a *answer) copyFrom(o *cache.Object, from int64) (sent int64) {
 	if o.Bytes != nil {
-		n, _ := w.Write(o.Bytes[from:])
+		n, _ := a.w.Write(o.Bytes[from:])
 		return int64(n)
 	}
 	if _, err := o.Body.Seek(from, io.SeekStart); err != nil {
 		return 0
 	}
-	if file, ok := o.Body.(*os.File); ok {
+	file, local := o.Body.(*os.File)
+	if local && a.plain() {
 		// The file itself, not a reader around it: only so Caddy's writer
 		// can leave the copying to the kernel.
-		sent, _ = io.Copy(w, file)
+		sent, _ = io.Copy(a.w, file)
 		return sent
 	}
 	// Write by write, since Caddy's ReadFrom counts the time that the source
 	// takes as the client's.
-	sent, _ = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{o.Body}, make([]byte, fillBuffer))
+	w := struct{ io.Writer }{a.w}
+	if !local {
+		w.Writer = &promptWriter{w: a.w}
+	}
+	buf := chunks.Get().(*[chunk]byte)
+	defer chunks.Put(buf)
+	sent, _ = io.CopyBuffer(w, struct{ io.Reader }{o.Body}, buf[:])
 	return sent
 }
+
+// promptWriter has the first bytes sent at once: those of a file that comes
+// from far away may be so few that net/http would wait for more.
+type promptWriter struct {
+	w       http.ResponseWriter
+	flushed bool
+}
+
+func (p *promptWriter) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	if err == nil && !p.flushed {
+		p.flushed = true
+		http.NewResponseController(p.w).Flush() // the next write tells what is wrong, if anything
+	}
+	return n, err
+}
+
+// plain reports whether the kernel can copy from a file to the client.
+func (a *answer) plain() bool { return a.r.TLS == nil && a.r.ProtoMajor == 1 }
 
 // sendContent leaves conditions, ranges and HEAD to http.ServeContent.
 func (a *answer) sendContent(o *cache.Object) int64 {

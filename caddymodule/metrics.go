@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"cmp"
 	"errors"
 	"slices"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
 )
 
@@ -66,6 +66,37 @@ func (m *processMetrics) collectors() []prometheus.Collector {
 type handlerMetrics struct {
 	name  string
 	fills *cache.Counters
+	files map[fileLookup]fileCounters // resolved beforehand
+}
+
+// fileLookup is a look-up that found a file.
+type fileLookup struct {
+	kind   nix.Kind
+	result cache.Result
+}
+
+type fileCounters struct{ lookups, bytes prometheus.Counter }
+
+func newHandlerMetrics(name string, fills *cache.Counters) *handlerMetrics {
+	m := &handlerMetrics{name: name, fills: fills, files: map[fileLookup]fileCounters{}}
+	for _, kind := range []nix.Kind{nix.KindNARInfo, nix.KindNAR} {
+		for result, source := range sources {
+			m.files[fileLookup{kind, result}] = fileCounters{
+				lookups: metrics.lookups.WithLabelValues(name, kind.String(), result.String()),
+				bytes:   metrics.served.WithLabelValues(name, kind.String(), source),
+			}
+		}
+	}
+	return m
+}
+
+// sources are the labels of where the bytes of a found file come from.
+var sources = map[cache.Result]string{
+	cache.Memory:    "memory",
+	cache.Disk:      "disk",
+	cache.Miss:      "fill",
+	cache.Collapsed: "fill",
+	cache.Bypass:    "origin",
 }
 
 // metricsFor enters the collectors into the config's registry.
@@ -83,20 +114,24 @@ func metricsFor(ctx caddy.Context, name string) (*handlerMetrics, error) {
 		fills = new(cache.Counters)
 		metrics.mu.fills[name] = fills
 	}
-	return &handlerMetrics{name: name, fills: fills}, nil
+	return newHandlerMetrics(name, fills), nil
 }
 
 func (m *handlerMetrics) request(kind, method string, status int) {
 	metrics.requests.WithLabelValues(m.name, kind, method, strconv.Itoa(status)).Inc()
 }
 
+// lookup counts a look-up that found nothing.
 func (m *handlerMetrics) lookup(kind string, result cache.Result) {
 	metrics.lookups.WithLabelValues(m.name, kind, result.String()).Inc()
 }
 
-func (m *handlerMetrics) servedBytes(kind string, result cache.Result, n int64) {
-	source := map[cache.Result]string{cache.Memory: "memory", cache.Disk: "disk", cache.Bypass: "origin"}[result]
-	metrics.served.WithLabelValues(m.name, kind, cmp.Or(source, "fill")).Add(float64(n))
+// found counts a look-up that found a file, and returns the counter of the
+// bytes that are sent of it.
+func (m *handlerMetrics) found(kind nix.Kind, result cache.Result) prometheus.Counter {
+	counters := m.files[fileLookup{kind, result}]
+	counters.lookups.Inc()
+	return counters.bytes
 }
 
 func (m *handlerMetrics) upload(kind, outcome, reason string) {

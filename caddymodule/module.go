@@ -90,6 +90,8 @@ type Handler struct {
 	tokens   *auth.Tokens
 	metrics  *handlerMetrics
 	log      *slog.Logger
+
+	narinfoControl string // Cache-Control
 }
 
 // CaddyModule returns the Caddy module information.
@@ -114,6 +116,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 	if h.set, err = h.resolve(caddy.NewReplacer()); err != nil {
 		return err
 	}
+	h.narinfoControl = narinfoControl(h.set.narinfoMaxAge)
 	if h.metrics, err = metricsFor(ctx, h.set.name); err != nil {
 		return err
 	}

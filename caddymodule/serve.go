@@ -15,11 +15,11 @@ import (
 // ServeHTTP answers a request. Paths are relative to where the handler is
 // mounted, and decoded.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	t := h.route(r.URL.Path)
+	t := route(r.URL.Path)
 	if t.serve == nil && h.PassThru {
 		return next.ServeHTTP(w, r)
 	}
-	a := &answer{w: w, r: r, kind: t.kind}
+	a := &answer{w: w, r: r, kind: t.kind, path: t.path}
 	h.serve(a, t)
 	h.metrics.request(a.kind, methodLabel(r.Method), a.status)
 	return nil
@@ -27,26 +27,26 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // target is what a path stands for.
 type target struct {
-	kind  string        // label in metrics
-	path  nix.CachePath // of a file of the cache
-	serve func(*answer) // answers GET and HEAD; nil: there is no such path
-	err   error         // why not
+	kind  string                  // label in metrics
+	path  nix.CachePath           // of a file of the cache
+	serve func(*Handler, *answer) // answers GET and HEAD; nil: there is no such path
+	err   error                   // why not
 }
 
-func (h *Handler) route(urlPath string) target {
+func route(urlPath string) target {
 	switch path := strings.TrimPrefix(urlPath, "/"); path {
 	case "", "nix-cache-info":
-		return target{kind: "info", serve: h.serveInfo}
+		return target{kind: "info", serve: (*Handler).serveInfo}
 	case "health":
-		return target{kind: "health", serve: h.serveHealth}
+		return target{kind: "health", serve: (*Handler).serveHealth}
 	case "health/ready":
-		return target{kind: "health", serve: h.serveReady}
+		return target{kind: "health", serve: (*Handler).serveReady}
 	default:
 		p, err := nix.ParseCachePath(path)
 		if err != nil {
 			return target{kind: "other", err: err}
 		}
-		return target{kind: p.Kind().String(), path: p, serve: func(a *answer) { h.get(a, p) }}
+		return target{kind: p.Kind().String(), path: p, serve: (*Handler).get}
 	}
 }
 
@@ -58,7 +58,7 @@ func (h *Handler) serve(a *answer, t target) {
 			a.text(http.StatusNotFound, "there is no such path in a Nix binary cache")
 			return
 		}
-		t.serve(a)
+		t.serve(h, a)
 	case http.MethodPut, http.MethodDelete:
 		if !file {
 			a.notAllowed("GET, HEAD")

@@ -13,27 +13,16 @@
 # package goes to ${XDG_CACHE_HOME:-$HOME/.cache}/nix-cache-test, once.
 set -euo pipefail
 
-export HOME=${HOME:-/root} LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
-export GOFLAGS="${GOFLAGS:-} -buildvcs=false"
 unset CDPATH
-
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/nix-cache-test
+. integration/install.sh
 
-versitygw_version=v1.8.0
 # The C compiler is for the race detector, curl for a snippet of the README.
 packages=(ca-certificates curl gcc git libc6-dev mmdebstrap nix-bin)
 
 die() {
 	printf 'run.sh: %s\n0 passed, 1 failed\n' "$1"
 	exit 1
-}
-
-missing_packages() {
-	local p
-	for p in "${packages[@]}"; do
-		dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || echo "$p"
-	done
 }
 
 check_machine() {
@@ -43,24 +32,6 @@ check_machine() {
 	[ "$(id -u)" = 0 ] && return
 	missing=$(missing_packages | tr '\n' ' ')
 	die "needs root, for mount namespaces${missing:+ and to install: $missing}"
-}
-
-install_packages() {
-	local missing
-	mapfile -t missing < <(missing_packages)
-	[ ${#missing[@]} = 0 ] && return
-	echo "installing ${missing[*]}"
-	apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
-		die "apt could not install ${missing[*]}"
-}
-
-install_versitygw() {
-	export VERSITYGW=$cache/versitygw-$versitygw_version
-	[ -x "$VERSITYGW" ] && return
-	echo "building versitygw $versitygw_version"
-	GOBIN=$cache/gobin go install "github.com/versity/versitygw/cmd/versitygw@$versitygw_version" ||
-		die "go could not build versitygw $versitygw_version"
-	mv "$cache/gobin/versitygw" "$VERSITYGW"
 }
 
 # The mirror this machine already uses, or Debian's own.
