@@ -170,7 +170,7 @@ func (a *answer) plain() bool { return a.r.TLS == nil && a.r.ProtoMajor == 1 }
 // sendContent leaves conditions, ranges and HEAD to http.ServeContent.
 func (a *answer) sendContent(o *cache.Object) int64 {
 	w := &countingWriter{ResponseWriter: a.w, status: http.StatusOK}
-	body := &watchedBody{ReadSeeker: o.Body}
+	body := &watchedBody{ReadSeeker: o.Body, size: o.Size}
 	http.ServeContent(w, a.r, "", time.Time{}, body)
 	a.status = w.status
 	if body.err != nil {
@@ -200,18 +200,29 @@ func (w *countingWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// watchedBody notes the error of a read, which http.ServeContent drops.
+// watchedBody notes what goes wrong with a read, which http.ServeContent drops:
+// an error, or an end that comes before the size.
 type watchedBody struct {
 	io.ReadSeeker
-	err error
+	size, at int64
+	err      error
 }
 
 func (b *watchedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadSeeker.Read(p)
+	b.at += int64(n)
+	if err == io.EOF && b.at < b.size {
+		err = io.ErrUnexpectedEOF
+	}
 	if err != nil && err != io.EOF {
 		b.err = err
 	}
 	return n, err
+}
+
+func (b *watchedBody) Seek(offset int64, whence int) (at int64, err error) {
+	b.at, err = b.ReadSeeker.Seek(offset, whence)
+	return b.at, err
 }
 
 // sizeOnly stands for a file of which nothing is read.

@@ -20,8 +20,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return next.ServeHTTP(w, r)
 	}
 	a := &answer{w: w, r: r, kind: t.kind, path: t.path}
+	defer func() { h.metrics.request(a.kind, methodLabel(r.Method), a.status) }() // also of one that is aborted
 	h.serve(a, t)
-	h.metrics.request(a.kind, methodLabel(r.Method), a.status)
 	return nil
 }
 

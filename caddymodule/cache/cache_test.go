@@ -730,3 +730,20 @@ func TestPassedThroughShareTheOrigin(t *testing.T) {
 	slow.Close()
 	b.wantGet(nar, pkg.File, Bypass)
 }
+
+func TestStatDuringAFill(t *testing.T) {
+	b := newBench(t)
+	_, p, pkg := b.put("a", 3*testPart)
+	gate := b.origin.HoldBody(p.String(), testPart/2)
+	defer gate.Release()
+	o, err := b.files.Open(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.Close()
+	info, result, err := b.files.Stat(t.Context(), p)
+	if err != nil || result != Collapsed || info.Size != int64(len(pkg.File)) || info.Tag != o.Tag {
+		t.Errorf("Stat = %+v, %v, %v; want what the fill knows", info, result, err)
+	}
+	b.wantOps("stat", 0)
+}

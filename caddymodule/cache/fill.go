@@ -130,8 +130,12 @@ func (f *fill) run(ctx context.Context, body io.ReadCloser) error {
 	return g.Wait()
 }
 
-// readParts reads parts until all have begun.
+// readParts reads parts until all have begun. The first bytes, which clients wait
+// for, have the processor to themselves.
 func (f *fill) readParts(ctx context.Context) error {
+	if err := f.awaitFirst(ctx); err != nil {
+		return err
+	}
 	for {
 		i, ok := f.nextPart()
 		if !ok {
@@ -139,6 +143,21 @@ func (f *fill) readParts(ctx context.Context) error {
 		}
 		if err := f.readInTurn(ctx, i); err != nil {
 			return err
+		}
+	}
+}
+
+// awaitFirst waits until the first bytes are there.
+func (f *fill) awaitFirst(ctx context.Context) error {
+	for {
+		there, changed := f.contiguous()
+		if there > 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 	}
 }

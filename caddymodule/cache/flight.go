@@ -290,6 +290,30 @@ func (c *Cache) land(key string, f *flight) {
 	}
 }
 
+// filling describes the file that a flight for key is bringing, if its answer is
+// known.
+func (c *Cache) filling(key string) (Info, bool) {
+	c.mu.Lock()
+	f := c.mu.flights[key]
+	c.mu.Unlock()
+	if f == nil {
+		return Info{}, false
+	}
+	select {
+	case <-f.ready:
+	default:
+		return Info{}, false
+	}
+	switch {
+	case f.small != nil:
+		return f.small.info(), true
+	case f.fill != nil:
+		return f.fill.info, true
+	default:
+		return Info{}, false
+	}
+}
+
 // promote brings a small file from disk to memory, unless a Forget since the
 // caller began to read it may have meant this file.
 func (c *Cache) promote(key string, s *small, forgets uint64) {

@@ -25,10 +25,16 @@ type memory struct {
 	cache *ristretto.Cache[string, *small]
 }
 
+func (s *small) info() Info { return Info{Size: int64(len(s.body)), Tag: s.tag} }
+
 const (
 	smallOverhead = 200  // bytes of memory an entry takes beside its body
-	smallTypical  = 1300 // bytes in all of a typical narinfo's entry
+	smallTypical  = 2600 // cost of a typical narinfo
 )
+
+// cost is what an entry takes of the process's memory. The garbage collector
+// lets the heap grow to twice what is alive before it collects, by default.
+func (s *small) cost() int64 { return 2 * (int64(cap(s.body)) + smallOverhead) }
 
 // setLimit changes the limit; 0 closes the tier.
 func (m *memory) setLimit(limit int64) error {
@@ -76,7 +82,7 @@ func (m *memory) set(key string, s *small) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	if m.cache != nil {
-		m.cache.Set(key, s, int64(cap(s.body))+smallOverhead)
+		m.cache.Set(key, s, s.cost())
 	}
 }
 

@@ -194,13 +194,16 @@ func checkFile(p nix.CachePath, f *os.File) error {
 	return nil
 }
 
-// Stat describes a file: from the tiers, or else by one operation at the
-// origin. It never begins a fill. Absence is an *AbsentError.
+// Stat describes a file: from the tiers or a fill, or else by one operation at
+// the origin. It never begins a fill. Absence is an *AbsentError.
 func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, error) {
 	n.cache.Start()
 	key := n.key(p)
 	if info, result, ok := n.statTiers(p, key); ok {
 		return info, result, nil
+	}
+	if info, ok := n.cache.filling(key); ok {
+		return info, Collapsed, nil
 	}
 	if !n.passes(p) && n.cache.negative.has(key) {
 		return Info{}, Negative, &AbsentError{Path: p.String(), Result: Negative}
@@ -222,7 +225,7 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 
 func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) {
 	if s, ok := n.cache.memory.get(key); ok {
-		return Info{Size: int64(len(s.body)), Tag: s.tag}, Memory, true
+		return s.info(), Memory, true
 	}
 	tier := n.cache.disk.Load()
 	if tier == nil || n.local() {
@@ -246,7 +249,7 @@ func (n *Namespace) statOrigin(ctx context.Context, p nix.CachePath) (Info, erro
 		if err != nil {
 			return Info{}, err
 		}
-		return Info{Size: int64(len(s.body)), Tag: s.tag}, nil
+		return s.info(), nil
 	}
 	info, err := n.origin.Stat(ctx, p.String())
 	return Info{Size: info.Size, Tag: nameTag(p)}, err

@@ -57,7 +57,7 @@ func (o *Object) Close() error {
 
 func memoryObject(s *small, result Result) *Object {
 	return &Object{
-		Info:   Info{Size: int64(len(s.body)), Tag: s.tag},
+		Info:   s.info(),
 		Result: result,
 		Body:   bytes.NewReader(s.body),
 		Bytes:  s.body,
