@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"testing"
+	"time"
 )
 
 // checks counts how often a file was checked.
@@ -88,5 +89,43 @@ func TestWhatFailsItsCheckIsRemoved(t *testing.T) {
 	}
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the file is still there: %v", err)
+	}
+}
+
+// Whatever the clock does, a file is kept, and not trusted by mistake.
+func TestClockJumps(t *testing.T) {
+	for name, stamp := range map[string]struct{ file, mark time.Duration }{
+		"back after it was stored":     {file: 24 * time.Hour},
+		"back before it was stored":    {file: -24 * time.Hour},
+		"back before the stop":         {mark: -24 * time.Hour},
+		"forward before the stop":      {mark: 24 * time.Hour},
+		"forward and back in the stop": {file: 24 * time.Hour, mark: -24 * time.Hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			tier := reopen(t, dir)
+			mustStore(t, tier, "key", 10)
+			file := fileOf(t, tier, "key")
+			tier.Close()
+			for path, by := range map[string]time.Duration{file: stamp.file, markOf(dir): stamp.mark} {
+				at := time.Now().Add(by)
+				if err := os.Chtimes(path, at, at); err != nil {
+					t.Fatal(err)
+				}
+			}
+			tier = reopen(t, dir)
+			defer tier.Close()
+			checked := false
+			f, _, err := tier.Open("key", func(*os.File) error { checked = true; return nil })
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+			if changedAfterStop := stamp.file > stamp.mark; changedAfterStop && !checked {
+				t.Error("a file that is newer than the stop was trusted")
+			}
+			var c checks
+			c.open(t, tier, 0) // once is enough
+		})
 	}
 }
