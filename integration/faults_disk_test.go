@@ -239,6 +239,7 @@ func TestDiskEntriesChanged(t *testing.T) {
 		{"truncated", func(file string) error { return os.Truncate(file, 200) }},
 		{"empty", func(file string) error { return os.Truncate(file, 0) }},
 		{"longer", func(file string) error { return os.Truncate(file, 4_000_000) }},
+		{"flipped", flipBit},
 		{"deleted", os.Remove},
 		{"a directory", func(file string) error {
 			if err := os.Remove(file); err != nil {
@@ -267,6 +268,53 @@ func TestDiskEntriesChanged(t *testing.T) {
 	c.run(t)
 	c.get(t, narinfoPath(p)).wantBody(t, p.Text())
 	c.logged(t, "its bytes are not the ones that were stored")
+}
+
+// TestDiskEntryFlippedAtACrash: what was on its way to the disk may be anything.
+func TestDiskEntryFlippedAtACrash(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o)
+	p := signedPackage("flipped-at-a-crash", 3_000_000)
+	o.lay(t, p)
+	wantStored(t, c, p)
+	c.waitForTier(t, narinfoPath(p))
+	for range 2 {
+		c.kill(t)
+		change(t, c, narPath(p), func(file string) error {
+			before, err := os.Stat(file)
+			if err != nil {
+				return err
+			}
+			if err := flipBit(file); err != nil {
+				return err
+			}
+			return os.Chtimes(file, before.ModTime(), before.ModTime()) // as a disk does it
+		})
+		c.run(t)
+		c.get(t, narPath(p)).wantBody(t, p.File)
+		c.get(t, narinfoPath(p)).wantBody(t, p.Text())
+		c.getUntil(t, narPath(p), diskHit)
+	}
+}
+
+// TestTwoProcessesOnOneDirectory: the second says so, serves without it, and
+// takes it over when the first has ended.
+func TestTwoProcessesOnOneDirectory(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	p := signedPackage("two-processes", 100_000)
+	o.lay(t, p)
+	tier := "disk " + tempDir(t) + " 100MiB 0"
+	first := startCache(t, o, tier)
+	first.getUntil(t, narPath(p), diskHit)
+	second := startCache(t, o, tier)
+	second.get(t, narPath(p)).wantHeader(t, "Cache-Status", bypass)
+	second.get(t, narPath(p)).wantBody(t, p.File)
+	second.logged(t, "in use by another process")
+	first.getUntil(t, narPath(p), diskHit)
+	first.stop(t)
+	second.getUntil(t, narPath(p), diskHit).wantBody(t, p.File)
 }
 
 func change(tb testing.TB, c *cache, path string, how func(file string) error) {
