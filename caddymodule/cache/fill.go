@@ -227,7 +227,7 @@ func (f *fill) readOnce(ctx context.Context, i int, body io.ReadCloser) error {
 	if body == nil {
 		info, opened, err := f.in.origin.Open(ctx, f.path.String(), origin.OpenOptions{Offset: at, Length: end - at, IfMatch: f.source.ETag})
 		if err != nil {
-			return err
+			return orBroken(err)
 		}
 		if info.Size != f.info.Size {
 			opened.Close()

@@ -146,7 +146,7 @@ func (r *originReader) readOnce(p []byte) (int, error) {
 	if r.body == nil {
 		info, body, err := r.in.origin.Open(r.ctx, r.path.String(), origin.OpenOptions{Offset: r.offset, IfMatch: r.info.ETag})
 		if err != nil {
-			return 0, err
+			return 0, orBroken(err)
 		}
 		r.body, r.at = body, r.offset
 		if info.Size != r.info.Size {
@@ -208,6 +208,16 @@ func seek(at *int64, size, offset int64, whence int) (int64, error) {
 	}
 	*at = offset
 	return offset, nil
+}
+
+// orBroken takes a body that can't be had just now for one that broke at once:
+// for clients that have the bytes before it, it is the same.
+func orBroken(err error) error {
+	var unavailable *origin.UnavailableError
+	if errors.As(err, &unavailable) {
+		return &brokenBodyError{err}
+	}
+	return err
 }
 
 // brokenBodyError is a body that ended too early: worth another try from there.
