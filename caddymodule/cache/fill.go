@@ -57,6 +57,7 @@ type fill struct {
 		wanted    []int   // parts that readers wait for, latest last
 		written   []int64 // per part: how many bytes of it are there
 		head      int     // the first part that is not whole
+		served    bool    // a reader has come back for more
 		verified  bool
 		ended     bool
 		err       error
@@ -130,8 +131,8 @@ func (f *fill) run(ctx context.Context, body io.ReadCloser) error {
 	return g.Wait()
 }
 
-// readParts reads parts until all have begun. The first bytes, which clients wait
-// for, have the processor to themselves.
+// readParts reads parts until all have begun. The first bytes, which a client
+// waits for, have the processor to themselves.
 func (f *fill) readParts(ctx context.Context) error {
 	if err := f.awaitFirst(ctx); err != nil {
 		return err
@@ -147,11 +148,12 @@ func (f *fill) readParts(ctx context.Context) error {
 	}
 }
 
-// awaitFirst waits until the first bytes are there.
+// awaitFirst waits until the first bytes are on their way to a client, if there
+// is one, or the first part is whole.
 func (f *fill) awaitFirst(ctx context.Context) error {
 	for {
-		there, changed := f.contiguous()
-		if there > 0 {
+		sent, changed := f.firstSent()
+		if sent {
 			return nil
 		}
 		select {
@@ -160,6 +162,13 @@ func (f *fill) awaitFirst(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+func (f *fill) firstSent() (bool, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	waiting := f.mu.readers > 0 && !f.mu.served
+	return f.mu.head > 0 || f.mu.written[0] > 0 && !waiting, f.mu.changed
 }
 
 // readInTurn reads part i when this and the other fills leave a place for it.
@@ -338,6 +347,10 @@ func (f *fill) available(offset int64) (n int64, changed <-chan struct{}, err er
 	if f.mu.err != nil {
 		return 0, nil, f.mu.err
 	}
+	if offset > 0 && !f.mu.served {
+		f.mu.served = true
+		f.announce()
+	}
 	if f.mu.verified {
 		return f.info.Size - offset, nil, nil
 	}
@@ -381,6 +394,9 @@ func (f *fill) leave() {
 	f.mu.Lock()
 	f.mu.readers--
 	last := f.mu.readers == 0
+	if last {
+		f.announce()
+	}
 	ended, abandoned := f.mu.ended, f.mu.abandoned
 	f.mu.Unlock()
 	switch {
