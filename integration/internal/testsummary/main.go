@@ -45,7 +45,7 @@ type summary struct {
 	out                     io.Writer
 	passed, failed, skipped int
 	goTestFailed            bool
-	output                  map[test]string
+	output                  map[test][]byte
 	packages                map[string]*counts
 }
 
@@ -55,7 +55,7 @@ type test struct{ pkg, name string }
 type counts struct{ tests, failed int }
 
 func newSummary(out io.Writer) *summary {
-	return &summary{out: out, output: map[test]string{}, packages: map[string]*counts{}}
+	return &summary{out: out, output: map[test][]byte{}, packages: map[string]*counts{}}
 }
 
 func (s *summary) read(r io.Reader) error {
@@ -93,9 +93,9 @@ func (s *summary) event(e event) {
 	case "build-output":
 		fmt.Fprint(s.out, e.Output)
 	case "run":
-		s.output[t] = ""
+		s.output[t] = nil
 	case "output":
-		s.output[t] += e.Output
+		s.output[t] = append(s.output[t], e.Output...)
 	case "pass", "fail", "skip":
 		if e.Test == "" {
 			s.endPackage(e)
@@ -113,11 +113,11 @@ func (s *summary) endTest(t test, action string) {
 		s.passed++
 	case "skip":
 		s.skipped++
-		fmt.Fprint(s.out, s.output[t])
+		s.out.Write(s.output[t])
 	case "fail":
 		s.failed++
 		c.failed++
-		fmt.Fprint(s.out, s.output[t])
+		s.out.Write(s.output[t])
 	}
 	delete(s.output, t)
 }
@@ -133,7 +133,7 @@ func (s *summary) endPackage(e event) {
 	}
 	own := test{pkg: e.Package}
 	if e.Action == "fail" {
-		fmt.Fprint(s.out, s.output[own])
+		s.out.Write(s.output[own])
 		if c.failed == 0 {
 			s.failed++
 			c.failed++
