@@ -361,13 +361,9 @@ var errWrongBytes = errors.New("wrong bytes")
 // error is errWrongBytes, or the connection's; other statuses are for the caller.
 func (c *cache) fetch(ctx context.Context, method, path string, want []byte, options ...requestOption) (answer, error) {
 	a := answer{Request: method + " " + path}
-	resp, err := c.send(ctx, method, path, options)
-	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) {
-		// A reload closes one of two sockets that listen on the port. Linux
-		// resets the connections that nobody has accepted there yet
-		// (tcp_migrate_req in networking/ip-sysctl.rst), and the server that
-		// is ending closes those that have sent nothing.
-		resp, err = c.send(ctx, method, path, options)
+	resp, err := c.send(ctx, c.http, method, path, options)
+	for retries := 0; metReload(err) && retries < 2; retries++ {
+		resp, err = c.send(ctx, &http.Client{Transport: unused()}, method, path, options)
 	}
 	if err != nil {
 		return a, err
@@ -381,7 +377,22 @@ func (c *cache) fetch(ctx context.Context, method, path string, want []byte, opt
 	return a, err
 }
 
-func (c *cache) send(ctx context.Context, method, path string, options []requestOption) (*http.Response, error) {
+// metReload reports whether a request may have failed since a reload came just
+// then: it closes one of two sockets that listen on the port, and Linux resets
+// the connections that nobody has accepted there yet (tcp_migrate_req in
+// networking/ip-sysctl.rst), and the server that is ending closes those that
+// wait for a request, one of which may be on its way.
+func metReload(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
+}
+
+// unused returns a transport that takes a connection of its own for each
+// request: a shared one may hold several that the reload has closed.
+func unused() http.RoundTripper {
+	return &http.Transport{DisableCompression: true, DisableKeepAlives: true}
+}
+
+func (c *cache) send(ctx context.Context, client *http.Client, method, path string, options []requestOption) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, nil)
 	if err != nil {
 		return nil, err
@@ -389,7 +400,7 @@ func (c *cache) send(ctx context.Context, method, path string, options []request
 	for _, option := range options {
 		option(req)
 	}
-	return c.http.Do(req)
+	return client.Do(req)
 }
 
 // sameBytes compares without having a copy of it all, which for hundreds of

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -48,8 +49,15 @@ func (l *logLines) snapshot() ([]string, <-chan struct{}) {
 	return l.mu.lines[:len(l.mu.lines):len(l.mu.lines)], l.mu.changed
 }
 
+// shownLines is how much of a log is shown: a long test's has a line for each of
+// a hundred thousand requests.
+const shownLines = 2000
+
 func (l *logLines) String() string {
 	lines, _ := l.snapshot()
+	if left := len(lines) - shownLines; left > 0 {
+		lines = append([]string{fmt.Sprintf("(%d lines before these)", left)}, lines[left:]...)
+	}
 	return strings.Join(lines, "\n")
 }
 
