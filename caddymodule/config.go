@@ -50,19 +50,6 @@ type DiskConfig struct {
 	Off bool `json:"off,omitempty"`
 }
 
-// TokenConfig is a token: who presents its secret, as Bearer or as the
-// password of Basic, has its rights.
-type TokenConfig struct {
-	// The name it has in the logs.
-	Name Value `json:"name,omitempty"`
-
-	// The secret, or sha256: and the hexadecimal SHA-256 of it.
-	Secret Value `json:"secret,omitempty"`
-
-	// Of: read, upload, delete.
-	Rights []string `json:"rights,omitempty"`
-}
-
 // settings are a Handler's values, resolved, with defaults, and checked.
 type settings struct {
 	name          string
@@ -71,7 +58,7 @@ type settings struct {
 	disk          disk.Limits
 	diskPath      string // "": off
 	negativeTTL   time.Duration
-	tokens        *auth.Tokens
+	authorities   auth.Authorities // who may do what
 	trustedKeys   nix.PublicKeys
 	priority      int64
 	narinfoMaxAge time.Duration
@@ -110,7 +97,7 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 	}
 	s.origin = h.Origin.resolve(&v)
 	h.Disk.resolve(&v, &s)
-	s.tokens = h.resolveTokens(&v)
+	s.authorities = h.resolveAuthorities(&v)
 	s.trustedKeys = h.resolveKeys(&v)
 	if h.VerifyReads && s.trustedKeys.Len() == 0 {
 		v.fail("verify_reads", errors.New("there is no key to verify with: set trusted_public_key"))
@@ -131,39 +118,6 @@ func (d *DiskConfig) resolve(v *values, s *settings) {
 	if s.disk.Bytes < disk.MinBytes {
 		v.fail("disk", fmt.Errorf("%d bytes are too few: expected at least %s, or disk off", s.disk.Bytes, humanize.IBytes(disk.MinBytes)))
 	}
-}
-
-func (h *Handler) resolveTokens(v *values) *auth.Tokens {
-	tokens := new(auth.Tokens)
-	all := append([]TokenConfig{{Name: "upload", Secret: h.UploadToken, Rights: []string{"upload"}}}, h.Tokens...)
-	for i, t := range all {
-		setting := "token"
-		if i == 0 {
-			setting = "upload_token"
-		}
-		name, secret := v.text(setting, t.Name, ""), v.text(setting, t.Secret, "")
-		if i == 0 && secret == "" {
-			continue // it is not set
-		}
-		if i > 0 {
-			setting += " " + name
-		}
-		rights, err := auth.ParseRights(t.Rights)
-		if err != nil {
-			v.fail(setting, err)
-			continue
-		}
-		if secret == "" {
-			h.log.Warn("a token without a secret lets nobody in", "token", name)
-			continue
-		}
-		hash, err := auth.ParseSecret(secret)
-		if err == nil {
-			err = tokens.Add(auth.Token{Name: name, Rights: rights}, hash)
-		}
-		v.fail(setting, err)
-	}
-	return tokens
 }
 
 func (h *Handler) resolveKeys(v *values) nix.PublicKeys {

@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -47,7 +46,7 @@ func TestDefaults(t *testing.T) {
 	if s.origin.dir != dataDir("objects") || s.diskPath != "" {
 		t.Errorf("origin %q, tier %q; want Caddy's data directory, and no tier for it", s.origin.dir, s.diskPath)
 	}
-	if s.tokens.Any(0) || s.trustedKeys.Len() > 0 {
+	if s.authorities.Any(0) || s.trustedKeys.Len() > 0 {
 		t.Error("a token or a key is known")
 	}
 	s = mustResolve(t, `{"origin": {"r2": {"bucket": "b"}}}`)
@@ -104,15 +103,14 @@ func TestTokens(t *testing.T) {
 		{"named, unset", `{"token": [{"name": "ci", "secret": "{env.TEST_UNSET}", "rights": ["upload"]}]}`, "", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			tokens := mustResolve(t, test.config).tokens
+			tokens := mustResolve(t, test.config).authorities
 			if test.right == 0 {
 				if tokens.Any(auth.Upload) || tokens.Any(auth.Read) || tokens.Any(auth.Delete) {
 					t.Error("somebody is let in")
 				}
 				return
 			}
-			r := &http.Request{Header: http.Header{"Authorization": {"Bearer " + test.presented}}}
-			if token, err := tokens.Identify(r); err != nil || token.Rights != test.right {
+			if token, err := tokens.Identify(t.Context(), test.presented); err != nil || token.Rights != test.right {
 				t.Errorf("Identify = %+v, %v", token, err)
 			}
 		})

@@ -87,7 +87,6 @@ type Handler struct {
 	pooled   *pooledCache
 	files    *cache.Namespace
 	receiver *upload.Receiver
-	tokens   *auth.Tokens
 	metrics  *handlerMetrics
 	log      *slog.Logger
 
@@ -124,7 +123,6 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 	if h.origin, err = h.set.origin.open(h); err != nil {
 		return err
 	}
-	h.tokens = h.set.tokens
 	h.receiver = &upload.Receiver{
 		Origin:      h.origin,
 		TrustedKeys: h.set.trustedKeys,
@@ -137,7 +135,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 
 // warn says what an operator should know of a config that is valid.
 func (h *Handler) warn() {
-	if h.tokens.Any(auth.Upload) && h.set.trustedKeys.Len() == 0 {
+	if h.set.authorities.Any(auth.Upload) && h.set.trustedKeys.Len() == 0 {
 		h.log.Warn("uploads are on, but no trusted_public_key is set: whoever has an upload token can publish packages that nobody signed")
 	}
 }

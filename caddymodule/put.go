@@ -64,27 +64,6 @@ func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
 	a.text(http.StatusOK, "OK")
 }
 
-// authorize tells whose request it is, if they have the right.
-func (h *Handler) authorize(r *http.Request, right auth.Rights) (auth.Token, error) {
-	if !h.tokens.Any(right) && !h.tokens.Any(auth.Upload) {
-		return auth.Token{}, errUploadsDisabled
-	}
-	token, err := h.tokens.Identify(r)
-	if err == nil && !token.Rights.Has(right) {
-		err = errForbidden
-	}
-	if reason, counted := authReasons[err]; counted {
-		h.metrics.authFailure(reason)
-	}
-	return token, err
-}
-
-var authReasons = map[error]string{
-	auth.ErrNoCredential:      "none",
-	auth.ErrUnknownCredential: "unknown",
-	errForbidden:              "forbidden",
-}
-
 func (h *Handler) countFailed(kind string, err error) {
 	var rejected *upload.RejectedError
 	if errors.As(err, &rejected) {

@@ -6,21 +6,14 @@
 package auth
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 )
-
-// ErrNoCredential says that a request has no Authorization, or one that is
-// neither Basic nor Bearer or holds no token.
-var ErrNoCredential = errors.New("no credential")
-
-// ErrUnknownCredential says that the token presented is none of ours.
-var ErrUnknownCredential = errors.New("unknown credential")
 
 // Rights is a set of things that the holder of a token may do.
 type Rights uint8
@@ -121,13 +114,9 @@ func (ts *Tokens) Any(right Rights) bool {
 	return false
 }
 
-// Identify tells whose token the request presents: ErrNoCredential if none,
-// ErrUnknownCredential if nobody's.
-func (ts *Tokens) Identify(r *http.Request) (Token, error) {
-	presented, ok := credential(r)
-	if !ok {
-		return Token{}, ErrNoCredential
-	}
+// Identify tells whose secret it is. It takes as long whatever is presented, but
+// for hashing what is longer.
+func (ts *Tokens) Identify(_ context.Context, presented string) (Token, error) {
 	sum := sha256.Sum256([]byte(presented))
 	found := -1
 	for i := range ts.known { // all of them, whichever matches
@@ -138,14 +127,4 @@ func (ts *Tokens) Identify(r *http.Request) (Token, error) {
 		return Token{}, ErrUnknownCredential
 	}
 	return ts.known[found].token, nil
-}
-
-// credential returns the token that the request presents.
-func credential(r *http.Request) (string, bool) {
-	if _, password, ok := r.BasicAuth(); ok {
-		return password, password != ""
-	}
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	token = strings.TrimSpace(token)
-	return token, strings.EqualFold(scheme, "Bearer") && token != ""
 }

@@ -29,6 +29,16 @@ func hashed(secret string) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
+// identify tells who makes the request.
+func identify(t *testing.T, a Authority, r *http.Request) (Token, error) {
+	t.Helper()
+	presented, err := Presented(r)
+	if err != nil {
+		return Token{}, err
+	}
+	return a.Identify(t.Context(), presented)
+}
+
 func TestIdentify(t *testing.T) {
 	ts := tokens(t, map[string]Token{
 		"open sesame":      {"ci", Upload},
@@ -67,7 +77,7 @@ func TestIdentify(t *testing.T) {
 			if test.header != "" {
 				r.Header.Set("Authorization", test.header)
 			}
-			got, err := ts.Identify(r)
+			got, err := identify(t, ts, r)
 			if got.Name != test.want || !errors.Is(err, test.err) {
 				t.Errorf("Identify = %q, %v; want %q, %v", got.Name, err, test.want, test.err)
 			}
@@ -77,8 +87,7 @@ func TestIdentify(t *testing.T) {
 
 func TestNobodyIsKnownToTheZeroTokens(t *testing.T) {
 	var ts Tokens
-	r := &http.Request{Header: http.Header{"Authorization": {"Bearer x"}}}
-	if _, err := ts.Identify(r); !errors.Is(err, ErrUnknownCredential) {
+	if _, err := ts.Identify(t.Context(), "x"); !errors.Is(err, ErrUnknownCredential) {
 		t.Errorf("Identify: %v, want ErrUnknownCredential", err)
 	}
 	if ts.Any(Read) || ts.Any(Upload) || ts.Any(Delete) {

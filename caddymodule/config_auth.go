@@ -1,0 +1,53 @@
+package caddymodule
+
+import "github.com/stevedores-org/nix-cache/caddymodule/auth"
+
+// TokenConfig is a token: who presents its secret, as Bearer or as the
+// password of Basic, has its rights.
+type TokenConfig struct {
+	// The name it has in the logs.
+	Name Value `json:"name,omitempty"`
+
+	// The secret, or sha256: and the hexadecimal SHA-256 of it.
+	Secret Value `json:"secret,omitempty"`
+
+	// Of: read, upload, delete.
+	Rights []string `json:"rights,omitempty"`
+}
+
+func (h *Handler) resolveAuthorities(v *values) auth.Authorities {
+	return auth.Authorities{h.resolveTokens(v)}
+}
+
+func (h *Handler) resolveTokens(v *values) *auth.Tokens {
+	tokens := new(auth.Tokens)
+	all := append([]TokenConfig{{Name: "upload", Secret: h.UploadToken, Rights: []string{"upload"}}}, h.Tokens...)
+	for i, t := range all {
+		setting := "token"
+		if i == 0 {
+			setting = "upload_token"
+		}
+		name, secret := v.text(setting, t.Name, ""), v.text(setting, t.Secret, "")
+		if i == 0 && secret == "" {
+			continue // it is not set
+		}
+		if i > 0 {
+			setting += " " + name
+		}
+		rights, err := auth.ParseRights(t.Rights)
+		if err != nil {
+			v.fail(setting, err)
+			continue
+		}
+		if secret == "" {
+			h.log.Warn("a token without a secret lets nobody in", "token", name)
+			continue
+		}
+		hash, err := auth.ParseSecret(secret)
+		if err == nil {
+			err = tokens.Add(auth.Token{Name: name, Rights: rights}, hash)
+		}
+		v.fail(setting, err)
+	}
+	return tokens
+}
