@@ -95,13 +95,29 @@ type known struct {
 // Add makes a token known. It is an error if its secret is known already, since
 // then nobody could tell which of the two is meant.
 func (ts *Tokens) Add(token Token, secret Secret) error {
-	for _, k := range ts.known {
-		if k.secret == secret {
-			return fmt.Errorf("tokens %s and %s have the same secret: give each its own", k.token.Name, token.Name)
-		}
+	if other, taken := ts.holder(secret); taken {
+		return fmt.Errorf("tokens %s and %s have the same secret: give each its own", other.Name, token.Name)
 	}
 	ts.known = append(ts.known, known{secret, token})
 	return nil
+}
+
+// holder returns the token that has a secret.
+func (ts *Tokens) holder(secret Secret) (Token, bool) {
+	for _, k := range ts.known {
+		if k.secret == secret {
+			return k.token, true
+		}
+	}
+	return Token{}, false
+}
+
+func (ts *Tokens) names() map[string]bool {
+	names := map[string]bool{}
+	for _, k := range ts.known {
+		names[k.token.Name] = true
+	}
+	return names
 }
 
 // Any reports whether a token is known that has the right.
