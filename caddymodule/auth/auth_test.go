@@ -4,9 +4,12 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func tokens(t *testing.T, secrets map[string]Token) *Tokens {
@@ -131,5 +134,43 @@ func TestRights(t *testing.T) {
 	const secret = "7f0a4c93"
 	if _, err := ParseRights([]string{secret}); err == nil || strings.Contains(err.Error(), secret) {
 		t.Errorf("a secret in a right's place: %v", err)
+	}
+}
+
+// TestSecretsAreNotKept: there is nothing that what is presented could be
+// compared with, but hashes. A near miss's has no more in common with the right
+// one's than any other.
+func TestSecretsAreNotKept(t *testing.T) {
+	const secret = "correct-horse-battery-staple"
+	ts := tokens(t, map[string]Token{secret: {"ci", Upload}})
+	if state := fmt.Sprintf("%#v", *ts); strings.Contains(state, secret[:4]) {
+		t.Errorf("the secret is kept: %s", state)
+	}
+}
+
+// TestPlaceTellsNothing: all tokens are compared, whichever matches. One that
+// stops at the first is a hundred times as fast as one that goes to the last.
+func TestPlaceTellsNothing(t *testing.T) {
+	const many = 20_000
+	ts := new(Tokens)
+	for i := range many {
+		ts.known = append(ts.known, known{sha256.Sum256(fmt.Append(nil, "secret ", i)), Token{"somebody", Read}})
+	}
+	presented := []string{"secret 0", fmt.Sprint("secret ", many-1), "nobody's"}
+	took := make([][]time.Duration, len(presented))
+	for range 31 {
+		for i, secret := range presented {
+			begin := time.Now()
+			ts.Identify(t.Context(), secret)
+			took[i] = append(took[i], time.Since(begin))
+		}
+	}
+	var medians []time.Duration
+	for _, times := range took {
+		slices.Sort(times)
+		medians = append(medians, times[len(times)/2])
+	}
+	if slices.Max(medians) > 3*slices.Min(medians) {
+		t.Errorf("the first, the last and none take %v", medians)
 	}
 }
