@@ -38,6 +38,8 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"origin":             (*Handler).unmarshalOrigin,
 	"disk":               (*Handler).unmarshalDisk,
 	"token":              (*Handler).unmarshalToken,
+	"token_file":         value(func(h *Handler) *Value { return &h.TokenFile }, anyText),
+	"private":            flag(func(h *Handler) *bool { return &h.Private }),
 	"trusted_public_key": (*Handler).unmarshalKeys,
 	"verify_reads":       flag(func(h *Handler) *bool { return &h.VerifyReads }),
 	"pass_thru":          flag(func(h *Handler) *bool { return &h.PassThru }),
@@ -84,6 +86,8 @@ var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 //		negative_ttl       <duration>
 //		upload_token       <secret>
 //		token              <name> <secret> <right>...
+//		token_file         <path>
+//		private
 //		trusted_public_key <name:base64>...
 //		verify_reads
 //		priority           <n>

@@ -16,7 +16,25 @@ type TokenConfig struct {
 }
 
 func (h *Handler) resolveAuthorities(v *values) auth.Authorities {
-	return auth.Authorities{h.resolveTokens(v)}
+	tokens := h.resolveTokens(v)
+	all := auth.Authorities{tokens}
+	if file := h.resolveTokenFile(v, tokens); file != nil {
+		all = append(all, file)
+	}
+	return all
+}
+
+func (h *Handler) resolveTokenFile(v *values, tokens *auth.Tokens) *auth.File {
+	path := v.text("token_file", h.TokenFile, "")
+	if path == "" || v.err != nil {
+		if h.TokenFile != "" {
+			h.log.Warn("token_file without a path lets nobody in")
+		}
+		return nil
+	}
+	file, err := auth.OpenFile(path, tokens, h.log)
+	v.fail("token_file", err)
+	return file
 }
 
 func (h *Handler) resolveTokens(v *values) *auth.Tokens {

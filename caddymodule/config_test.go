@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bytes"
 	"encoding/json"
 	"io/fs"
 	"log/slog"
@@ -85,6 +86,7 @@ func TestNoNumber(t *testing.T) {
 
 func TestTokens(t *testing.T) {
 	t.Setenv("TEST_TOKEN", "from the environment")
+	t.Setenv("TEST_TOKEN_FILE", tempFile(t, "ci in-the-file read delete\n"))
 	file := filepath.Join(t.TempDir(), "secret")
 	if err := os.WriteFile(file, []byte("from a file\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -98,8 +100,10 @@ func TestTokens(t *testing.T) {
 		{"environment", `{"upload_token": "{env.TEST_TOKEN}"}`, "from the environment", auth.Upload},
 		{"file", `{"upload_token": "{file.` + file + `}"}`, "from a file", auth.Upload},
 		{"named", `{"token": [{"name": "ci", "secret": "{env.TEST_TOKEN}", "rights": ["delete"]}]}`, "from the environment", auth.Delete},
+		{"token file", `{"token_file": "{env.TEST_TOKEN_FILE}", "upload_token": "other"}`, "in-the-file", auth.Read | auth.Delete},
 		{"unset", `{"upload_token": "{env.TEST_UNSET}"}`, "", 0},
 		{"empty", `{"upload_token": ""}`, "", 0},
+		{"token file, unset", `{"token_file": "{env.TEST_UNSET}"}`, "", 0},
 		{"named, unset", `{"token": [{"name": "ci", "secret": "{env.TEST_UNSET}", "rights": ["upload"]}]}`, "", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -130,12 +134,22 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+func tempFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // TestRefusedConfigs: the error names the setting, and shows no secret.
 func TestRefusedConfigs(t *testing.T) {
 	const secret = "hunter2hunter2"
 	t.Setenv("TEST_SECRET", secret)
 	t.Setenv("TEST_HASH", "sha256:"+secret)
 	missing := filepath.Join(t.TempDir(), "missing")
+	bad, same := tempFile(t, "# tokens\nci "+secret+" write\n"), tempFile(t, "ci "+secret+" upload\n")
 	for _, test := range []struct{ config, want string }{
 		{`{"upload_token": "{TEST_SECRET}"}`, "upload_token: there is no placeholder {TEST_SECRET}"},
 		{`{"upload_token": "{evn.TEST_SECRET}"}`, "upload_token: there is no placeholder"},
@@ -147,6 +161,9 @@ func TestRefusedConfigs(t *testing.T) {
 		{`{"token": [{"name": "ci", "secret": "{env.TEST_HASH}", "rights": ["read"]}]}`, "token ci: after sha256:"},
 		{`{"upload_token": "{env.TEST_SECRET}", "token": [{"name": "ci", "secret": "{env.TEST_SECRET}", "rights": ["read"]}]}`, "token ci: tokens upload and ci have the same secret"},
 		{`{"token": [{"name": "ci", "secret": "{env.TEST_SECRET}", "rights": ["write"]}]}`, `token ci: unknown right "write"`},
+		{`{"token_file": "` + missing + `"}`, "token_file: open " + missing},
+		{`{"token_file": "` + bad + `"}`, "token_file: " + bad + `:2: unknown right "write"`},
+		{`{"token_file": "` + same + `", "upload_token": "{env.TEST_SECRET}"}`, "token_file: " + same + ":1: the secret is the same as that of the token upload"},
 		{`{"memory": "much"}`, `memory: expected a size such as 512MiB or 10GB, got "much"`},
 		{`{"memory": "{nope}"}`, "memory: there is no placeholder {nope}"},
 		{`{"origin": {"r2": {"secret_access_key": "{nope}"}}}`, "origin r2: secret_access_key: there is no placeholder {nope}"},
@@ -369,5 +386,29 @@ func TestUnknownSettingInJSON(t *testing.T) {
 	err := validate(t, server(`{"memroy": "1GiB"}`))
 	if err == nil || !strings.Contains(err.Error(), "memroy") {
 		t.Errorf("error: %v", err)
+	}
+}
+
+func TestWarningOfAPrivateCacheThatNobodyCanRead(t *testing.T) {
+	for config, want := range map[string]bool{
+		`{"private": true}`: true,
+		`{"private": true, "token": [{"name": "ci", "secret": "x", "rights": ["upload"]}]}`:         true,
+		`{"private": true, "token": [{"name": "ci", "secret": "x", "rights": ["upload", "read"]}]}`: false,
+		`{"private": true, "token_file": "` + tempFile(t, "ci x read") + `"}`:                       false,
+		`{}`: false,
+	} {
+		var log bytes.Buffer
+		h := Handler{log: slog.New(slog.NewTextHandler(&log, nil))}
+		if err := json.Unmarshal([]byte(config), &h); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if h.set, err = h.resolve(caddy.NewReplacer()); err != nil {
+			t.Fatal(err)
+		}
+		h.warn()
+		if warned := strings.Contains(log.String(), "nobody can read"); warned != want {
+			t.Errorf("%s: warned %v, want %v: %s", config, warned, want, &log)
+		}
 	}
 }

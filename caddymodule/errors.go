@@ -52,6 +52,8 @@ func statusOf(method string, err error) (status int, line string) {
 		return http.StatusUnauthorized, "this needs a token: as the password of Basic, or as Bearer"
 	case errors.Is(err, auth.ErrUnknownCredential):
 		return http.StatusForbidden, "the token is not known here"
+	case errors.Is(err, auth.ErrThrottled):
+		return http.StatusServiceUnavailable, "too many wrong tokens came from this address; check the token, and try again later"
 	case errors.Is(err, errForbidden):
 		return http.StatusForbidden, "the token does not have the right to do this"
 	case errors.As(err, &badPath):
@@ -111,7 +113,7 @@ func (h *Handler) fail(a *answer, err error) {
 func (h *Handler) logFailure(a *answer, status int, err error) {
 	log := h.log.With("method", a.r.Method, "path", a.r.URL.Path, "status", status)
 	switch {
-	case status >= http.StatusInternalServerError && !errors.Is(err, errUploadsDisabled):
+	case status >= http.StatusInternalServerError && !errors.Is(err, errUploadsDisabled) && !errors.Is(err, auth.ErrThrottled):
 		log.Error("request failed", "error", err)
 	case a.r.Method == http.MethodPut || a.r.Method == http.MethodDelete:
 		log.Warn("refused", "error", err)

@@ -29,14 +29,26 @@ func (h *Handler) setFileHeaders(header http.Header, kind nix.Kind, info cache.I
 }
 
 func (h *Handler) cacheControl(kind nix.Kind) string {
-	if kind == nix.KindNARInfo {
+	switch {
+	case kind == nix.KindNARInfo:
 		return h.narinfoControl
+	case h.Private:
+		return "private, max-age=31536000, immutable, no-transform"
+	default:
+		return "public, max-age=31536000, immutable, no-transform"
 	}
-	return "public, max-age=31536000, immutable, no-transform"
 }
 
-func narinfoControl(maxAge time.Duration) string {
-	return fmt.Sprintf("public, max-age=%d, immutable", int64(maxAge/time.Second))
+// scope says who may keep an answer: any proxy, or its client alone.
+func (h *Handler) scope() string {
+	if h.Private {
+		return "private"
+	}
+	return "public"
+}
+
+func narinfoControl(scope string, maxAge time.Duration) string {
+	return fmt.Sprintf("%s, max-age=%d, immutable", scope, int64(maxAge/time.Second))
 }
 
 // cacheStatus is the Cache-Status (RFC 9211) of a file that was found.

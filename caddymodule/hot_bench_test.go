@@ -26,7 +26,7 @@ func hotHandler(tb testing.TB) *Handler {
 	c := cache.New("", cache.Limits{Memory: 1 << 20}, slog.New(slog.DiscardHandler))
 	tb.Cleanup(func() { c.Close() })
 	h := &Handler{
-		narinfoControl: narinfoControl(time.Hour),
+		narinfoControl: narinfoControl("public", time.Hour),
 		metrics:        newHandlerMetrics("bench", new(cache.Counters)),
 	}
 	h.files = c.Namespace("bench", dir.New(root), cache.Policy{}, h.metrics.fills, slog.New(slog.DiscardHandler))

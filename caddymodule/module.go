@@ -7,6 +7,7 @@
 package caddymodule
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 
@@ -57,6 +58,13 @@ type Handler struct {
 	// Further tokens, each with a name and rights of its own.
 	Tokens []TokenConfig `json:"token,omitempty"`
 
+	// A file of further tokens, each on a line as its name, its secret and its
+	// rights. It is read again when it changes. Default: none.
+	TokenFile Value `json:"token_file,omitempty"`
+
+	// Files are served only to who has the right to read. Default: to everybody.
+	Private bool `json:"private,omitempty"`
+
 	// Keys, as name:base64, of which one must have signed each narinfo that is
 	// uploaded. A value may hold several, separated by spaces. Default: none,
 	// and signatures are not checked.
@@ -91,6 +99,7 @@ type Handler struct {
 	log      *slog.Logger
 
 	narinfoControl string // Cache-Control
+	serving        context.Context
 }
 
 // CaddyModule returns the Caddy module information.
@@ -115,7 +124,8 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 	if h.set, err = h.resolve(caddy.NewReplacer()); err != nil {
 		return err
 	}
-	h.narinfoControl = narinfoControl(h.set.narinfoMaxAge)
+	h.narinfoControl = narinfoControl(h.scope(), h.set.narinfoMaxAge)
+	h.serving = untilShutdown(ctx)
 	if h.metrics, err = metricsFor(ctx, h.set.name); err != nil {
 		return err
 	}
@@ -137,6 +147,9 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 func (h *Handler) warn() {
 	if h.set.authorities.Any(auth.Upload) && h.set.trustedKeys.Len() == 0 {
 		h.log.Warn("uploads are on, but no trusted_public_key is set: whoever has an upload token can publish packages that nobody signed")
+	}
+	if h.Private && !h.set.authorities.Any(auth.Read) {
+		h.log.Warn("the cache is private, but no token has the right read: nobody can read it")
 	}
 }
 

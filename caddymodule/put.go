@@ -18,7 +18,7 @@ func (h *Handler) write(a *answer, t target) {
 	if a.r.Method == http.MethodDelete {
 		right, do = auth.Delete, h.delete
 	}
-	token, err := h.authorize(a.r, right)
+	token, err := h.authorizeWrite(a.r, right)
 	if err == nil && t.err != nil {
 		err = &badPathError{t.err}
 	}

@@ -58,6 +58,12 @@ func (h *Handler) serve(a *answer, t target) {
 			a.text(http.StatusNotFound, "there is no such path in a Nix binary cache")
 			return
 		}
+		if file {
+			if err := h.authorizeRead(a.r); err != nil {
+				h.fail(a, err)
+				return
+			}
+		}
 		t.serve(h, a)
 	case http.MethodPut, http.MethodDelete:
 		if !file {
