@@ -168,6 +168,7 @@ type accessEntry struct {
 		Headers            http.Header
 	}
 	Status int
+	UserID string `json:"user_id"`
 }
 
 // waitAccess returns the first access log entry that matches. The site needs
