@@ -23,6 +23,8 @@ type snippet struct {
 var fixtures = map[string]func(*readme, *testing.T, snippet){
 	"caddyfile":  (*readme).caddyfile,  // a whole Caddyfile
 	"directives": (*readme).directives, // what stands inside a site
+	"tokens":     (*readme).tokenFile,  // the token_file of Caddyfiles below it
+	"netrc":      (*readme).netrc,      // a client's, with a password of the tokens above
 	"nix.conf":   (*readme).nixConf,    // lines of a nix.conf
 	"syntax":     (*readme).syntax,     // commands that need what a test has not: parsed only
 	"this":       (*readme).this,       // the test command, which runs just now
@@ -79,6 +81,7 @@ type readme struct {
 	port    string
 	nix     *nixClient
 	conf    []string // of every client, from the snippets
+	tokens  string   // path of the token file
 	closure string   // what ./result links to
 	served  *caddy   // by the snippet "run"
 	pushed  bool
@@ -182,10 +185,29 @@ func (r *readme) directives(t *testing.T, s snippet) {
 func (r *readme) validate(t *testing.T, caddyfile string) {
 	t.Helper()
 	file := tempDir(t) + "/Caddyfile"
-	writeFile(t, file, caddyfile)
+	writeFile(t, file, r.withTokens(caddyfile))
 	home := tempDir(t)
 	r.shell(t, home, `"$CADDY" validate --adapter caddyfile --config "$FILE"`,
 		"CADDY="+requireEnv(t, "CADDY"), "FILE="+file, "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home, "R2_ACCESS_KEY_ID=key", "R2_SECRET_ACCESS_KEY=secret")
+}
+
+func (r *readme) tokenFile(t *testing.T, s snippet) {
+	r.tokens = tempDir(t) + "/tokens"
+	writeFile(t, r.tokens, s.text)
+}
+
+func (r *readme) withTokens(caddyfile string) string {
+	return strings.ReplaceAll(caddyfile, "/etc/nix-cache/tokens", r.tokens)
+}
+
+// netrc asks a private cache for a file that it lacks: a stranger is not told.
+func (r *readme) netrc(t *testing.T, s snippet) {
+	o := dirOrigin(t)
+	c := startCaddy(t, site("http://localhost", r.withTokens("nix_cache {\n"+o.caddyfile+"\nprivate\ntoken_file /etc/nix-cache/tokens\n}")))
+	file := tempDir(t) + "/netrc"
+	writeFile(t, file, strings.ReplaceAll(s.text, "private.example.org", "localhost"))
+	r.shell(t, r.clone, `test "$(curl --silent --netrc-file "$FILE" --output /dev/null --write-out '%{http_code}' "$URL")" = 404`,
+		"FILE="+file, "URL="+c.HTTP+narinfoPath(signedPackage("absent", 1)))
 }
 
 func (r *readme) syntax(t *testing.T, s snippet) {
