@@ -14,7 +14,7 @@ import (
 )
 
 // throttle is of the process: a reload forgives nobody.
-var throttle auth.Throttle
+var throttle = new(auth.Throttle)
 
 // authorizeRead tells nothing of a private cache, not even how long it takes to
 // look a file up, to who may not read it.
@@ -75,7 +75,7 @@ func (h *Handler) slowDown(r *http.Request) error {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(h.serving, cancel)()
-	return throttle.Failed(ctx, clientAddr(r))
+	return h.throttle.Failed(ctx, clientAddr(r))
 }
 
 // clientAddr is the client's address by Caddy's trusted_proxies; none if it is

@@ -25,7 +25,7 @@ func privateHandler(t *testing.T) *Handler {
 	h.Private = true
 	h.narinfoControl = narinfoControl(h.scope(), time.Hour)
 	h.log = slog.New(slog.DiscardHandler)
-	h.serving = t.Context()
+	h.serving, h.throttle = t.Context(), new(auth.Throttle)
 	tokens := new(auth.Tokens)
 	for name, rights := range map[string]auth.Rights{"reader": auth.Read, "pusher": auth.Upload} {
 		secret, err := auth.ParseSecret(name)

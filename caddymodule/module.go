@@ -98,8 +98,9 @@ type Handler struct {
 	metrics  *handlerMetrics
 	log      *slog.Logger
 
-	narinfoControl string // Cache-Control
-	serving        context.Context
+	narinfoControl string          // Cache-Control
+	serving        context.Context // ends when the server begins to shut down
+	throttle       *auth.Throttle
 }
 
 // CaddyModule returns the Caddy module information.
@@ -125,7 +126,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		return err
 	}
 	h.narinfoControl = narinfoControl(h.scope(), h.set.narinfoMaxAge)
-	h.serving = untilShutdown(ctx)
+	h.serving, h.throttle = untilShutdown(ctx), throttle
 	if h.metrics, err = metricsFor(ctx, h.set.name); err != nil {
 		return err
 	}
