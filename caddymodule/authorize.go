@@ -90,13 +90,13 @@ func clientAddr(r *http.Request) netip.Addr {
 }
 
 // untilShutdown returns a context that ends when the handler's server begins to
-// shut down.
+// shut down. Caddy's own ends when all requests have.
 func untilShutdown(ctx caddy.Context) context.Context {
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok {
 		return ctx
 	}
-	serving, cancel := context.WithCancel(ctx)
+	serving, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	server.RegisterOnShutdown(cancel)
 	return serving
 }
