@@ -29,7 +29,8 @@ type Authority interface {
 type Authorities []Authority
 
 // Identify returns the first answer of one that knows the secret. If none does,
-// its error is of the first that can't tell, or else ErrUnknownCredential.
+// its error is of the first that can't tell, or else of the first that has a
+// reason, or else ErrUnknownCredential.
 func (as Authorities) Identify(ctx context.Context, presented string) (Token, error) {
 	unknown := ErrUnknownCredential
 	for _, a := range as {
@@ -37,11 +38,23 @@ func (as Authorities) Identify(ctx context.Context, presented string) (Token, er
 		if err == nil {
 			return token, nil
 		}
-		if !errors.Is(err, ErrUnknownCredential) && errors.Is(unknown, ErrUnknownCredential) {
+		if weight(err) > weight(unknown) {
 			unknown = err
 		}
 	}
 	return Token{}, unknown
+}
+
+// weight tells how much an error says.
+func weight(err error) int {
+	switch {
+	case err == ErrUnknownCredential:
+		return 0
+	case errors.Is(err, ErrUnknownCredential):
+		return 1
+	default:
+		return 2
+	}
 }
 
 // Any reports whether one of them knows somebody who may have the right.

@@ -17,6 +17,7 @@ func TestAuthoritiesAreAskedInTurn(t *testing.T) {
 	one := tokens(t, map[string]Token{"a": {"one", Upload}})
 	two := tokens(t, map[string]Token{"a": {"late", Delete}, "b": {"two", Delete}})
 	down := errors.New("unreachable")
+	foreign := fmt.Errorf("foreign: %w", ErrUnknownCredential)
 	expired := fmt.Errorf("expired: %w", ErrUnknownCredential)
 	for _, test := range []struct {
 		name      string
@@ -31,6 +32,7 @@ func TestAuthoritiesAreAskedInTurn(t *testing.T) {
 		{"nobody knows it", Authorities{one, two}, "c", "", ErrUnknownCredential},
 		{"one can't tell, another knows", Authorities{undecided{down}, two}, "b", "two", nil},
 		{"one can't tell", Authorities{one, undecided{down}, two}, "c", "", down},
+		{"unknown, and one has a reason", Authorities{one, undecided{expired}, undecided{foreign}}, "c", "", expired},
 		{"unknown for a reason", Authorities{undecided{expired}, undecided{down}, two}, "c", "", down},
 	} {
 		t.Run(test.name, func(t *testing.T) {
