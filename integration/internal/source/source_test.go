@@ -42,6 +42,7 @@ func TestVet(t *testing.T) {
 // may import all.
 var ownImports = map[string][]string{
 	"caddymodule/auth":              nil,
+	"caddymodule/auth/oidc":         {"caddymodule/auth"},
 	"caddymodule/cache":             {"caddymodule/cache/disk", "caddymodule/nix", "caddymodule/origin"},
 	"caddymodule/cache/disk":        {"caddymodule/internal/durable"},
 	"caddymodule/internal/durable":  nil,
@@ -62,6 +63,7 @@ var confined = map[string][]string{
 	"go.uber.org/zap":                   {"caddymodule"},
 	"github.com/aws/":                   {"caddymodule/origin/r2"},
 	"github.com/dgraph-io/":             {"caddymodule/cache"},
+	"github.com/go-jose/":               {"caddymodule/auth/oidc"},
 	"zombiezen.com/go/nix":              nil,
 	module + "/integration":             nil,
 	module + "/caddymodule/nix/nixtest": nil,

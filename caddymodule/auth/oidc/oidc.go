@@ -1,0 +1,132 @@
+// Package oidc lets in jobs of a CI that has no secret of the cache: they present
+// a JSON Web Token that the CI's OpenID Connect issuer signed for them. What it
+// says of the job, its claims, decides what the job may do.
+//
+// It verifies tokens and nothing else: there is no login, no redirect and no
+// client secret. Keys are fetched when the first token of an issuer comes, never
+// at start.
+package oidc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/auth"
+)
+
+// Grant gives rights to the jobs of an issuer whose tokens are for this audience
+// and have all of these claims.
+type Grant struct {
+	Issuer   string // URL, as the claim iss has it
+	Audience string // one of those in the claim aud
+	Claims   []Claim
+	Rights   auth.Rights
+}
+
+// Check tells what a grant lacks. One that everybody's jobs would fulfil is
+// refused: the issuers of GitHub and GitLab.com sign for the whole world.
+func (g Grant) Check() error {
+	if err := CheckIssuer(g.Issuer); err != nil {
+		return err
+	}
+	switch {
+	case g.Audience == "":
+		return errors.New("audience is not set: without it a token that is meant for another service would count here")
+	case g.Rights == 0:
+		return errors.New("allow is not set: expected read, upload or delete")
+	}
+	selective := false
+	for _, c := range g.Claims {
+		if err := c.check(); err != nil {
+			return err
+		}
+		selective = selective || !c.any()
+	}
+	if !selective {
+		return errors.New("no claim tells whose jobs are meant, and the issuer may sign for everybody's: expected such as claim repository my-org/*")
+	}
+	return nil
+}
+
+// Authority knows the jobs that its grants describe. A job that fulfils several
+// has the rights of all of them.
+type Authority struct {
+	Grants  []Grant
+	Issuers map[string]*Issuer // of the grants, by URL
+}
+
+// Any reports whether a grant gives the right.
+func (a Authority) Any(right auth.Rights) bool {
+	for _, g := range a.Grants {
+		if g.Rights.Has(right) {
+			return true
+		}
+	}
+	return false
+}
+
+// Identify verifies a token: a *RefusedError if it is good for nothing here,
+// which wraps auth.ErrUnknownCredential, and an *UnavailableError if the issuer
+// could not be asked for the key.
+func (a Authority) Identify(ctx context.Context, presented string) (auth.Token, error) {
+	t, err := parse(presented)
+	if err != nil {
+		return auth.Token{}, fmt.Errorf("%w: %.200s", auth.ErrUnknownCredential, err.Error())
+	}
+	issuer := a.Issuers[t.issuer]
+	if issuer == nil {
+		return auth.Token{}, fmt.Errorf("%w: no oidc setting names the token's issuer %.200q", auth.ErrUnknownCredential, t.issuer)
+	}
+	job, err := issuer.verify(ctx, t)
+	if err != nil {
+		return auth.Token{}, err
+	}
+	return a.admit(job)
+}
+
+// admit gives a job the rights of the grants that it fulfils.
+func (a Authority) admit(j *job) (auth.Token, error) {
+	var rights auth.Rights
+	refused := &RefusedError{Reason: wrongAudience, Detail: fmt.Sprintf("aud is %.200q", []string(j.Audience))}
+	var unlike []string
+	for _, g := range a.Grants {
+		if g.Issuer != j.Issuer || !j.Audience.Contains(g.Audience) {
+			continue
+		}
+		if difference := j.unlike(g.Claims); difference != "" {
+			unlike = append(unlike, difference)
+			continue
+		}
+		rights |= g.Rights
+	}
+	if len(unlike) > 0 {
+		refused = &RefusedError{Reason: wrongClaims, Detail: strings.Join(unlike, "; ")}
+	}
+	if rights == 0 {
+		return auth.Token{}, refused
+	}
+	return auth.Token{Name: j.name(), Rights: rights}, nil
+}
+
+// maxName is the most bytes of a name in the log.
+const maxName = 200
+
+// name is what the job is called in the log.
+func (j *job) name() string {
+	u, err := url.Parse(j.Issuer)
+	if err != nil {
+		u = new(url.URL)
+	}
+	clean := strings.Map(func(r rune) rune {
+		if r <= ' ' || r > '~' {
+			return '_'
+		}
+		return r
+	}, "oidc:"+u.Host+":"+j.Subject)
+	return clean[:min(len(clean), maxName)]
+}
+
+var _ auth.Authority = Authority{}
