@@ -40,6 +40,7 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"token":              (*Handler).unmarshalToken,
 	"token_file":         value(func(h *Handler) *Value { return &h.TokenFile }, anyText),
 	"private":            flag(func(h *Handler) *bool { return &h.Private }),
+	"oidc":               (*Handler).unmarshalOIDC,
 	"trusted_public_key": (*Handler).unmarshalKeys,
 	"verify_reads":       flag(func(h *Handler) *bool { return &h.VerifyReads }),
 	"pass_thru":          flag(func(h *Handler) *bool { return &h.PassThru }),
@@ -87,6 +88,11 @@ var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 //		upload_token       <secret>
 //		token              <name> <secret> <right>...
 //		token_file         <path>
+//		oidc               <issuer> {
+//			audience           <text>
+//			claim              <name> <pattern>...
+//			allow              <right>...
+//		}
 //		private
 //		trusted_public_key <name:base64>...
 //		verify_reads
@@ -103,8 +109,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return unmarshalBlock(h, d, subdirectives)
 }
 
-// unmarshalBlock reads a block by its table. But for those that can be given
-// repeatedly, each subdirective stands once.
+// repeatable are the subdirectives that can be given several times.
+var repeatable = []string{"token", "oidc", "claim", "trusted_public_key"}
+
+// unmarshalBlock reads a block by its table. But for those that are repeatable,
+// each subdirective stands once.
 func unmarshalBlock[T any](to *T, d *caddyfile.Dispenser, table map[string]func(*T, *caddyfile.Dispenser) error) error {
 	seen := make(map[string]bool)
 	last := directive
@@ -118,7 +127,7 @@ func unmarshalBlock[T any](to *T, d *caddyfile.Dispenser, table map[string]func(
 		if !known {
 			return d.Errf("unknown setting %q: expected one of %s", name, strings.Join(slices.Sorted(maps.Keys(table)), ", "))
 		}
-		if seen[name] && name != "token" && name != "trusted_public_key" {
+		if seen[name] && !slices.Contains(repeatable, name) {
 			return d.Errf("%s is given twice", name)
 		}
 		seen[name] = true

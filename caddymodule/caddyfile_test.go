@@ -88,6 +88,20 @@ var directives = []struct{ name, block, want string }{
 		`{"token": [{"name": "ci", "secret": "{env.CI}", "rights": ["upload", "read"]}, {"name": "janitor", "secret": "{file./run/secret}", "rights": ["delete"]}]}`},
 	{"token_file", `token_file /etc/nix-cache/tokens`, `{"token_file": "/etc/nix-cache/tokens"}`},
 	{"private", `private`, `{"private": true}`},
+	{"oidc", `oidc https://gitlab.com {
+		audience {env.AUDIENCE}
+		claim project_path my-org/* other/app
+		claim ref_protected true
+		allow upload read
+	}
+	oidc {env.ISSUER} {
+		audience cache
+		claim sub repo:my-org/app:*
+		allow delete
+	}`, `{"oidc": [
+		{"issuer": "https://gitlab.com", "audience": "{env.AUDIENCE}", "allow": ["upload", "read"], "claim": [
+			{"name": "project_path", "patterns": ["my-org/*", "other/app"]}, {"name": "ref_protected", "patterns": ["true"]}]},
+		{"issuer": "{env.ISSUER}", "audience": "cache", "allow": ["delete"], "claim": [{"name": "sub", "patterns": ["repo:my-org/app:*"]}]}]}`},
 	{"keys", "trusted_public_key " + publicKey + " {env.KEYS}\n trusted_public_key " + publicKey2,
 		`{"trusted_public_key": ["` + publicKey + `", "{env.KEYS}", "` + publicKey2 + `"]}`},
 	{"priority", `priority 30`, `{"priority": "30"}`},
@@ -179,6 +193,17 @@ func TestMistakesAreNamed(t *testing.T) {
 		{`token_file`, []string{"token_file", "one value"}},
 		{"token_file a\ntoken_file b", []string{"token_file", "twice"}},
 		{`private read`, []string{"private", `"read"`, "no value"}},
+		{`oidc`, []string{"oidc", "<issuer>"}},
+		{`oidc https://a.example.org https://b.example.org`, []string{"oidc", "<issuer>", "2 words"}},
+		{`oidc gitlab.com`, []string{"oidc", `"gitlab.com"`, "https://"}},
+		{`oidc http://gitlab.com`, []string{"oidc", `"http://gitlab.com"`, "expected https"}},
+		{`oidc https://gitlab.com`, []string{"oidc https://gitlab.com", "audience is not set"}},
+		{"oidc https://gitlab.com {\n}", []string{"oidc https://gitlab.com", "audience is not set"}},
+		{"oidc https://gitlab.com {\naudiance a\n}", []string{`"audiance"`, "allow, audience, claim"}},
+		{"oidc https://gitlab.com {\naudience a\naudience b\n}", []string{"audience", "twice"}},
+		{"oidc https://gitlab.com {\nclaim project_path\n}", []string{"claim", "a name and patterns"}},
+		{"oidc https://gitlab.com {\nallow\n}", []string{"allow", "read, upload or delete"}},
+		{"oidc https://gitlab.com {\nallow write\n}", []string{"allow", `"write"`, "read, upload or delete"}},
 		{`trusted_public_key`, []string{"trusted_public_key", "cache.example.org-1"}},
 		{`trusted_public_key nonsense`, []string{"trusted_public_key", `"nonsense"`, "name:base64"}},
 		{"memory 1GiB {\n}", []string{"memory", "no block"}},
@@ -201,6 +226,22 @@ func TestMistakesAreNamed(t *testing.T) {
 		}
 		if strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: more than a line: %v", test.block, err)
+		}
+	}
+}
+
+// TestIncompleteOIDC: what a block lacks is told at its first line.
+func TestIncompleteOIDC(t *testing.T) {
+	for _, test := range []struct{ block, want string }{
+		{"claim project_path my-org/*\nallow upload", "audience is not set"},
+		{"audience cache\nclaim project_path my-org/*", "allow is not set"},
+		{"audience cache\nallow upload", "no claim tells whose jobs"},
+		{"audience cache\nallow upload\nclaim project_path *", "no claim tells whose jobs"},
+		{"audience cache\nallow upload\nclaim project_path \"\"", "claim project_path: a pattern is empty"},
+	} {
+		_, err := adapt(site("oidc https://gitlab.com {\n" + test.block + "\n}"))
+		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), "Caddyfile:3") {
+			t.Errorf("%q: %v\ndoes not say %s at line 3", test.block, err, test.want)
 		}
 	}
 }

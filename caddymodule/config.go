@@ -12,6 +12,7 @@ import (
 	"github.com/dustin/go-humanize"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
+	"github.com/stevedores-org/nix-cache/caddymodule/auth/oidc"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
@@ -59,6 +60,7 @@ type settings struct {
 	diskPath      string // "": off
 	negativeTTL   time.Duration
 	authorities   auth.Authorities // who may do what
+	oidc          []oidc.Grant
 	trustedKeys   nix.PublicKeys
 	priority      int64
 	narinfoMaxAge time.Duration
@@ -98,6 +100,9 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 	s.origin = h.Origin.resolve(&v)
 	h.Disk.resolve(&v, &s)
 	s.authorities = h.resolveAuthorities(&v)
+	for _, c := range h.OIDC {
+		s.oidc = append(s.oidc, c.resolve(&v))
+	}
 	s.trustedKeys = h.resolveKeys(&v)
 	if h.VerifyReads && s.trustedKeys.Len() == 0 {
 		v.fail("verify_reads", errors.New("there is no key to verify with: set trusted_public_key"))

@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
+	"github.com/stevedores-org/nix-cache/caddymodule/auth/oidc"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 	"github.com/stevedores-org/nix-cache/caddymodule/upload"
@@ -43,6 +44,8 @@ func statusOf(method string, err error) (status int, line string) {
 		rejected    *upload.RejectedError
 		badPath     *badPathError
 		unavailable *origin.UnavailableError
+		foreign     *oidc.RefusedError
+		silent      *oidc.UnavailableError
 		damaged     *cache.DamagedError
 	)
 	switch {
@@ -50,6 +53,10 @@ func statusOf(method string, err error) (status int, line string) {
 		return http.StatusServiceUnavailable, "Uploads disabled"
 	case errors.Is(err, auth.ErrNoCredential):
 		return http.StatusUnauthorized, "this needs a token: as the password of Basic, or as Bearer"
+	case errors.As(err, &silent):
+		return http.StatusServiceUnavailable, "the token can't be checked just now: its issuer does not answer; try again later"
+	case errors.As(err, &foreign):
+		return http.StatusForbidden, foreign.Reason
 	case errors.Is(err, auth.ErrUnknownCredential):
 		return http.StatusForbidden, "the token is not known here"
 	case errors.Is(err, auth.ErrThrottled):

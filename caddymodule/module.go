@@ -8,6 +8,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
+	"github.com/stevedores-org/nix-cache/caddymodule/auth/oidc"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 	"github.com/stevedores-org/nix-cache/caddymodule/upload"
@@ -65,6 +67,9 @@ type Handler struct {
 	// Files are served only to who has the right to read. Default: to everybody.
 	Private bool `json:"private,omitempty"`
 
+	// Jobs of a CI that are let in without a secret. Default: none.
+	OIDC []OIDCConfig `json:"oidc,omitempty"`
+
 	// Keys, as name:base64, of which one must have signed each narinfo that is
 	// uploaded. A value may hold several, separated by spaces. Default: none,
 	// and signatures are not checked.
@@ -93,6 +98,7 @@ type Handler struct {
 	set      settings
 	origin   origin.Origin
 	pooled   *pooledCache
+	issuers  map[string]*oidc.Issuer // by URL
 	files    *cache.Namespace
 	receiver *upload.Receiver
 	metrics  *handlerMetrics
@@ -140,6 +146,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		MaxSize:     h.set.maxUploadSize,
 		Log:         h.log,
 	}
+	h.takeIssuers()
 	h.warn()
 	return h.joinPool(ctx)
 }
@@ -177,10 +184,11 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 
 // Cleanup gives up what Provision took. Requests under way go on.
 func (h *Handler) Cleanup() error {
+	err := h.giveBackIssuers()
 	if h.pooled == nil {
-		return nil
+		return err
 	}
-	return h.pooled.giveBack()
+	return errors.Join(err, h.pooled.giveBack())
 }
 
 var (
