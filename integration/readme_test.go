@@ -31,11 +31,14 @@ var fixtures = map[string]func(*readme, *testing.T, snippet){
 	"run":        (*readme).run,        // the command that serves Caddyfile.example; serves the snippets below it
 	"xcaddy":     (*readme).xcaddy,     // leaves ./caddy in the checkout
 	"keys":       (*readme).client,     // leaves ./cache-key.pub; "run" after it has it as NIX_PUBLIC_KEY
+	"oidc":       (*readme).oidc,       // what stands inside a site; serves the two below
+	"github":     (*readme).github,     // a workflow; its steps that push are run
+	"gitlab":     (*readme).gitlab,     // a .gitlab-ci.yml; its script is run
 	"client":     (*readme).client,     // what a user of Nix types; ./result is a built closure
 	"curl":       (*readme).curl,       // the same without Nix
 }
 
-var runnable = []string{"sh", "bash", "console", "caddyfile", "Caddyfile", "ini", "conf"}
+var runnable = []string{"sh", "bash", "console", "caddyfile", "Caddyfile", "ini", "conf", "yaml"}
 
 var (
 	fence  = regexp.MustCompile("^```([A-Za-z]*)$")
@@ -84,6 +87,7 @@ type readme struct {
 	tokens  string   // path of the token file
 	closure string   // what ./result links to
 	served  *caddy   // by the snippet "run"
+	ci      *readmeCI
 	pushed  bool
 }
 

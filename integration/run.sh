@@ -17,8 +17,8 @@ unset CDPATH
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . integration/install.sh
 
-# The C compiler is for the race detector, curl for a snippet of the README.
-packages=(ca-certificates curl gcc git libc6-dev mmdebstrap nix-bin)
+# The C compiler is for the race detector, curl and jq for snippets of the README.
+packages=(ca-certificates curl gcc git jq libc6-dev mmdebstrap nix-bin)
 
 die() {
 	printf 'run.sh: %s\n0 passed, 1 failed\n' "$1"
