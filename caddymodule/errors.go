@@ -44,8 +44,8 @@ func statusOf(method string, err error) (status int, line string) {
 		rejected    *upload.RejectedError
 		badPath     *badPathError
 		unavailable *origin.UnavailableError
-		foreign     *oidc.RefusedError
-		silent      *oidc.UnavailableError
+		badJob      *oidc.RefusedError
+		issuerDown  *oidc.UnavailableError
 		damaged     *cache.DamagedError
 	)
 	switch {
@@ -53,10 +53,10 @@ func statusOf(method string, err error) (status int, line string) {
 		return http.StatusServiceUnavailable, "Uploads disabled"
 	case errors.Is(err, auth.ErrNoCredential):
 		return http.StatusUnauthorized, "this needs a token: as the password of Basic, or as Bearer"
-	case errors.As(err, &silent):
+	case errors.As(err, &issuerDown):
 		return http.StatusServiceUnavailable, "the token can't be checked just now: its issuer does not answer; try again later"
-	case errors.As(err, &foreign):
-		return http.StatusForbidden, foreign.Reason
+	case errors.As(err, &badJob):
+		return http.StatusForbidden, badJob.Reason
 	case errors.Is(err, auth.ErrUnknownCredential):
 		return http.StatusForbidden, "the token is not known here"
 	case errors.Is(err, auth.ErrThrottled):

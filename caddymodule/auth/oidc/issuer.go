@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -198,16 +197,4 @@ func (f *fetch) wait(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// checkRedirect follows a few redirects, and none to where keys could be forged.
-func checkRedirect(r *http.Request, via []*http.Request) error {
-	const most = 3
-	switch {
-	case len(via) > most:
-		return fmt.Errorf("more than %d redirects", most)
-	case !trusted(r.URL):
-		return fmt.Errorf("redirect to %s: expected https", strings.ToValidUTF8(r.URL.Host, ""))
-	}
-	return nil
 }

@@ -37,10 +37,13 @@ func (u unverified) header() (keyID string, algorithm jose.SignatureAlgorithm) {
 	return h.KeyID, jose.SignatureAlgorithm(h.Algorithm)
 }
 
+// shaped reports whether it is worth while to parse what was presented: mostly it
+// is some other secret.
+func shaped(presented string) bool {
+	return len(presented) <= maxToken && strings.Count(presented, ".") == 2
+}
+
 func parse(presented string) (unverified, error) {
-	if len(presented) > maxToken || strings.Count(presented, ".") != 2 {
-		return unverified{}, errors.New("not a JWT")
-	}
 	token, err := jwt.ParseSigned(presented, algorithms)
 	if err != nil {
 		return unverified{}, fmt.Errorf("parse JWT: %w", err)

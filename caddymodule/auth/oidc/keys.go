@@ -137,3 +137,15 @@ func newTransport() *http.Transport {
 	t.MaxResponseHeaderBytes = 64 << 10
 	return t
 }
+
+// checkRedirect follows a few redirects, and none to where keys could be forged.
+func checkRedirect(r *http.Request, via []*http.Request) error {
+	const most = 3
+	switch {
+	case len(via) > most:
+		return fmt.Errorf("more than %d redirects", most)
+	case !trusted(r.URL):
+		return fmt.Errorf("redirect to %.200q: expected https", r.URL.Host)
+	}
+	return nil
+}

@@ -65,10 +65,13 @@ func (a Authority) Any(right auth.Rights) bool {
 	return false
 }
 
-// Identify verifies a token: a *RefusedError if it is good for nothing here,
-// which wraps auth.ErrUnknownCredential, and an *UnavailableError if the issuer
-// could not be asked for the key.
+// Identify verifies a token. The error wraps auth.ErrUnknownCredential if it is
+// good for nothing here, and is a *RefusedError if it is one of an issuer that a
+// grant names; it is an *UnavailableError if that issuer could not be asked.
 func (a Authority) Identify(ctx context.Context, presented string) (auth.Token, error) {
+	if !shaped(presented) {
+		return auth.Token{}, auth.ErrUnknownCredential
+	}
 	t, err := parse(presented)
 	if err != nil {
 		return auth.Token{}, fmt.Errorf("%w: %.200s", auth.ErrUnknownCredential, err.Error())
