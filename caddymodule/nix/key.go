@@ -43,7 +43,7 @@ type PublicKeys struct {
 func NewPublicKeys(keys ...PublicKey) (PublicKeys, error) {
 	var set PublicKeys
 	for _, k := range keys {
-		known, ok := set.byName(k.name)
+		known, ok := set.ByName(k.name)
 		if ok && known != k {
 			return PublicKeys{}, fmt.Errorf("trust public keys: there are two different keys of the name %s; rename one", quote(k.name))
 		}
@@ -57,7 +57,8 @@ func NewPublicKeys(keys ...PublicKey) (PublicKeys, error) {
 // Len returns the number of different keys.
 func (ks PublicKeys) Len() int { return len(ks.keys) }
 
-func (ks PublicKeys) byName(name string) (PublicKey, bool) {
+// ByName returns the key of that name.
+func (ks PublicKeys) ByName(name string) (PublicKey, bool) {
 	i := slices.IndexFunc(ks.keys, func(k PublicKey) bool { return k.name == name })
 	if i < 0 {
 		return PublicKey{}, false
@@ -75,7 +76,7 @@ func (ks PublicKeys) Verify(n *NARInfo) (keyName string, err error) {
 	fingerprint := n.appendFingerprint(make([]byte, 0, n.fingerprintLen()))
 	for i := range n.Signatures {
 		sig := &n.Signatures[i]
-		key, ok := ks.byName(sig.KeyName)
+		key, ok := ks.ByName(sig.KeyName)
 		if !ok {
 			continue
 		}
