@@ -10,16 +10,20 @@ import (
 // keys goes: it is wrong, or says the same.
 //
 // Where there are more than [MaxSignatures], others make room, those under
-// trusted names last. With no keys at all it does just that.
+// trusted names last.
 func (n *NARInfo) SignWith(keys []PrivateKey, trusted PublicKeys) (changed bool) {
 	before := n.signatureTexts()
 	own := make([]Signature, len(keys))
 	for i, k := range keys {
 		own[i] = k.Sign(n)
 	}
-	others := slices.DeleteFunc(slices.Clone(n.Signatures), func(s Signature) bool {
-		return slices.ContainsFunc(own, func(o Signature) bool { return o.KeyName == s.KeyName })
-	})
+	var others []Signature
+	for _, s := range n.Signatures {
+		isOwn := slices.ContainsFunc(own, func(o Signature) bool { return o.KeyName == s.KeyName })
+		if !isOwn && !slices.Contains(others, s) {
+			others = append(others, s)
+		}
+	}
 	slices.SortStableFunc(others, func(a, b Signature) int {
 		return cmp.Compare(trusted.rank(a), trusted.rank(b))
 	})

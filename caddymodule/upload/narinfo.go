@@ -3,8 +3,6 @@ package upload
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"slices"
 
@@ -29,7 +27,10 @@ func (r *Receiver) receiveNARInfo(ctx context.Context, path nix.CachePath, body 
 	if err := r.requireContent(ctx, n); err != nil {
 		return "", err
 	}
-	outcome, err := Stored, r.writeNARInfo(ctx, path, n, origin.CreateOptions{IfAbsent: true})
+	if err := r.sign(n); err != nil {
+		return "", err
+	}
+	outcome, err := Stored, r.writeNARInfo(ctx, n, origin.CreateOptions{IfAbsent: true})
 	for races := 0; errors.Is(err, fs.ErrExist) || errors.Is(err, origin.ErrChanged); races++ {
 		if races == maxRaces {
 			err = &origin.UnavailableError{Op: "create", Path: path.String(), Err: errors.New("other writers kept coming between")}
@@ -66,6 +67,17 @@ func (r *Receiver) admit(path nix.CachePath, body Body) (*nix.NARInfo, error) {
 	return n, nil
 }
 
+// sign puts our signatures into a narinfo that has passed.
+func (r *Receiver) sign(n *nix.NARInfo) error {
+	if !n.SignWith(r.SignWith, r.TrustedKeys) {
+		return nil
+	}
+	if _, err := n.MarshalText(); err != nil {
+		return reject(TooLarge, "with the signature that this cache adds: %v", err)
+	}
+	return nil
+}
+
 // requireNAR checks that the narinfo's NAR is in place: its bytes were checked
 // when it was uploaded.
 func (r *Receiver) requireNAR(ctx context.Context, n *nix.NARInfo) error {
@@ -81,21 +93,8 @@ func (r *Receiver) requireNAR(ctx context.Context, n *nix.NARInfo) error {
 	return nil
 }
 
-func (r *Receiver) writeNARInfo(ctx context.Context, path nix.CachePath, n *nix.NARInfo, opts origin.CreateOptions) error {
-	text, err := n.MarshalText()
-	if err != nil {
-		return fmt.Errorf("receive %s: %w", path, err)
-	}
-	opts.Size, opts.ContentType = int64(len(text)), narinfoContentType
-	staged, err := r.Origin.Create(ctx, path.String(), opts)
-	if err != nil {
-		return err
-	}
-	defer staged.Abort()
-	if _, err := staged.Write(text); err != nil {
-		return err
-	}
-	return staged.Commit()
+func (r *Receiver) writeNARInfo(ctx context.Context, n *nix.NARInfo, opts origin.CreateOptions) error {
+	return WriteNARInfo(ctx, r.Origin, n, opts)
 }
 
 // mergeNARInfo brings n together with the narinfo that is there: the one there
@@ -104,7 +103,7 @@ func (r *Receiver) writeNARInfo(ctx context.Context, path nix.CachePath, n *nix.
 func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.NARInfo) (Outcome, error) {
 	present, version, err := r.readNARInfo(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return Stored, r.writeNARInfo(ctx, path, n, origin.CreateOptions{IfAbsent: true})
+		return Stored, r.writeNARInfo(ctx, n, origin.CreateOptions{IfAbsent: true})
 	}
 	if err != nil {
 		return "", err
@@ -113,7 +112,7 @@ func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.
 	if present == nil || divergent && !r.trusts(present) {
 		// It came past this gate, and is of no use to clients.
 		r.Log.Warn("narinfo at the origin replaced, since it was malformed or not signed by a trusted key", "path", path.String())
-		return Stored, r.writeNARInfo(ctx, path, n, origin.CreateOptions{IfMatch: version})
+		return Stored, r.writeNARInfo(ctx, n, origin.CreateOptions{IfMatch: version})
 	}
 	if divergent {
 		r.Log.Warn("narinfo kept: an upload of the same store path has other content", "path", path.String(),
@@ -124,7 +123,7 @@ func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.
 	if err != nil || merged == nil {
 		return Unchanged, err
 	}
-	return Stored, r.writeNARInfo(ctx, path, merged, origin.CreateOptions{IfMatch: version})
+	return Stored, r.writeNARInfo(ctx, merged, origin.CreateOptions{IfMatch: version})
 }
 
 // merged returns what should be at the path in place of present; nil if that
@@ -147,8 +146,8 @@ func (r *Receiver) merged(ctx context.Context, present, n *nix.NARInfo) (*nix.NA
 }
 
 // mergedSignatures returns present's signatures and n's, which are of the same
-// fingerprint, as far as there is room. Wrong ones under a trusted name, which
-// can only have come past this gate, don't stay.
+// fingerprint, as far as there is room; for ours there is. Wrong ones under a
+// trusted name, which can only have come past this gate, don't stay.
 func (r *Receiver) mergedSignatures(present, n *nix.NARInfo) []nix.Signature {
 	both := *present
 	both.Signatures = slices.Clone(present.Signatures)
@@ -157,6 +156,7 @@ func (r *Receiver) mergedSignatures(present, n *nix.NARInfo) []nix.Signature {
 			both.Signatures = append(both.Signatures, sig)
 		}
 	}
+	both.SignWith(r.SignWith, r.TrustedKeys)
 	if !r.trusts(&both) {
 		return n.Signatures
 	}
@@ -181,22 +181,9 @@ func sameText(a, b *nix.NARInfo) bool {
 // readNARInfo reads the narinfo at path and its version; a nil NARInfo if what
 // is there is none.
 func (r *Receiver) readNARInfo(ctx context.Context, path nix.CachePath) (*nix.NARInfo, string, error) {
-	info, body, err := r.Origin.Open(ctx, path.String(), origin.OpenOptions{})
-	if err != nil {
-		return nil, "", err
+	n, version, err := ReadNARInfo(ctx, r.Origin, path)
+	if _, malformed := errors.AsType[*MalformedError](err); malformed {
+		return nil, version, nil
 	}
-	defer body.Close()
-	text, err := io.ReadAll(io.LimitReader(body, nix.MaxNARInfoSize+1))
-	var unavailable *origin.UnavailableError
-	switch {
-	case errors.As(err, &unavailable):
-		return nil, "", err
-	case err != nil:
-		return nil, "", &origin.UnavailableError{Op: "read", Path: path.String(), Err: err}
-	}
-	n, err := nix.ParseNARInfo(text)
-	if err != nil || nix.NARInfoPath(n.StorePath) != path {
-		return nil, info.ETag, nil
-	}
-	return n, info.ETag, nil
+	return n, version, err
 }

@@ -5,8 +5,8 @@
 // its name. A narinfo has to pass the gate of nix.ParseNARInfo, to be signed by
 // a trusted key and to find its NAR in place, with the content that was signed
 // once it is decompressed; what is stored is our own
-// rendering of it, and a stored one is never replaced by one that says
-// something else.
+// rendering of it, with our signature if there is a key for it, and a stored
+// one is never replaced by one that says something else.
 //
 // The package deliberately knows nothing of HTTP, of who uploads, and of caches.
 package upload
@@ -69,6 +69,11 @@ type Receiver struct {
 	// TrustedKeys are those of which one must have signed a narinfo. If
 	// there are none, signatures are not checked.
 	TrustedKeys nix.PublicKeys
+
+	// SignWith are keys that sign each narinfo that has passed, before it is
+	// stored. Neither two of them nor one of them and a trusted key may have
+	// the same name and be different keys.
+	SignWith []nix.PrivateKey
 
 	// MaxSize is the most bytes that a NAR may have.
 	MaxSize int64
