@@ -42,6 +42,7 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"private":            flag(func(h *Handler) *bool { return &h.Private }),
 	"oidc":               (*Handler).unmarshalOIDC,
 	"trusted_public_key": (*Handler).unmarshalKeys,
+	"sign_with":          (*Handler).unmarshalSignWith,
 	"verify_reads":       flag(func(h *Handler) *bool { return &h.VerifyReads }),
 	"pass_thru":          flag(func(h *Handler) *bool { return &h.PassThru }),
 }
@@ -95,6 +96,7 @@ var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 //		}
 //		private
 //		trusted_public_key <name:base64>...
+//		sign_with          <secret key file>...
 //		verify_reads
 //		priority           <n>
 //		narinfo_max_age    <duration>
@@ -110,7 +112,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 // repeatable are the subdirectives that can be given several times.
-var repeatable = []string{"token", "oidc", "claim", "trusted_public_key"}
+var repeatable = []string{"token", "oidc", "claim", "trusted_public_key", "sign_with"}
 
 // unmarshalBlock reads a block by its table. But for those that are repeatable,
 // each subdirective stands once.
@@ -247,6 +249,17 @@ func checkKeys(s string) error {
 		if _, err := nix.ParsePublicKey(text); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalSignWith(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Err("sign_with: expected files with secret keys such as /etc/nix/cache.secret")
+	}
+	for _, arg := range args {
+		h.SignWith = append(h.SignWith, Value(arg))
 	}
 	return nil
 }

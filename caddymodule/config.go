@@ -62,6 +62,7 @@ type settings struct {
 	authorities   auth.Authorities // who may do what
 	oidc          []oidc.Grant
 	trustedKeys   nix.PublicKeys
+	signWith      []nix.PrivateKey
 	priority      int64
 	narinfoMaxAge time.Duration
 	maxUploadSize int64
@@ -104,6 +105,7 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 		s.oidc = append(s.oidc, c.resolve(&v))
 	}
 	s.trustedKeys = h.resolveKeys(&v)
+	s.signWith = h.resolveSignWith(&v, s.trustedKeys)
 	if h.VerifyReads && s.trustedKeys.Len() == 0 {
 		v.fail("verify_reads", errors.New("there is no key to verify with: set trusted_public_key"))
 	}

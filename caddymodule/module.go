@@ -75,6 +75,11 @@ type Handler struct {
 	// and signatures are not checked.
 	TrustedPublicKeys []Value `json:"trusted_public_key,omitempty"`
 
+	// Files with secret keys, in the format of `nix key generate-secret`. Each
+	// narinfo that is uploaded and passes every check is signed with all of
+	// them before it is stored. Default: none.
+	SignWith []Value `json:"sign_with,omitempty"`
+
 	// Refuse narinfos from the origin, too, that no trusted key signed or that
 	// are malformed: with 502, since somebody wrote past this cache.
 	// Default: what the origin has is served.
@@ -143,6 +148,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 	h.receiver = &upload.Receiver{
 		Origin:      h.origin,
 		TrustedKeys: h.set.trustedKeys,
+		SignWith:    h.set.signWith,
 		MaxSize:     h.set.maxUploadSize,
 		Log:         h.log,
 	}
@@ -153,6 +159,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 
 // warn says what an operator should know of a config that is valid.
 func (h *Handler) warn() {
+	h.warnOfSigning()
 	if h.set.authorities.Any(auth.Upload) && h.set.trustedKeys.Len() == 0 {
 		h.log.Warn("uploads are on, but no trusted_public_key is set: whoever has an upload token can publish packages that nobody signed")
 	}
