@@ -8,6 +8,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/stevedores-org/nix-cache/caddymodule/internal/decompress"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
@@ -23,7 +24,7 @@ var errContentTooLong = errors.New("it decompresses to more")
 
 // measure decompresses a file to its end, or until it has more than limit bytes.
 func measure(in io.Reader, c nix.Compression, limit int64) (content, error) {
-	decoded, err := decompressors[c](in)
+	decoded, err := decompress.NewReader(in, c)
 	if err != nil {
 		return content{}, err
 	}

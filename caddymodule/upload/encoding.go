@@ -3,6 +3,9 @@ package upload
 import (
 	"errors"
 	"io"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/internal/decompress"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
 
 // readDecoded reads a whole small body, at most max bytes after decoding.
@@ -58,23 +61,23 @@ func (s *sized) Read(p []byte) (int, error) {
 // decodeBody undoes the Content-Encoding, named as Nix names its compressions or
 // as HTTP does.
 func decodeBody(body Body) (io.ReadCloser, error) {
-	decode, known := encodings[body.Encoding]
+	compression, known := encodings[body.Encoding]
 	if !known {
 		return nil, reject(Malformed, "Content-Encoding %.40q is not supported: use zstd, br, gzip, xz or none", body.Encoding)
 	}
-	decoded, err := decode(body.Reader)
+	decoded, err := decompress.NewReader(body.Reader, compression)
 	if err != nil {
 		return nil, undecodable(body.Encoding, err)
 	}
 	return decoded, nil
 }
 
-var encodings = map[string]decoder{
-	"":         plain,
-	"identity": plain,
-	"none":     plain,
-	"zstd":     decodeZstd,
-	"br":       decodeBrotli,
-	"gzip":     decodeGzip,
-	"xz":       decodeXZ,
+var encodings = map[string]nix.Compression{
+	"":         nix.CompressionNone,
+	"identity": nix.CompressionNone,
+	"none":     nix.CompressionNone,
+	"zstd":     nix.CompressionZstd,
+	"br":       nix.CompressionBrotli,
+	"gzip":     nix.CompressionGzip,
+	"xz":       nix.CompressionXZ,
 }

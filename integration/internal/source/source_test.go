@@ -41,19 +41,21 @@ func TestVet(t *testing.T) {
 // outside of its tests. The top package, the command and the integration tests
 // may import all.
 var ownImports = map[string][]string{
-	"caddymodule/auth":              nil,
-	"caddymodule/auth/oidc":         {"caddymodule/auth"},
-	"caddymodule/cache":             {"caddymodule/cache/disk", "caddymodule/nix", "caddymodule/origin"},
-	"caddymodule/cache/disk":        {"caddymodule/internal/durable"},
-	"caddymodule/internal/durable":  nil,
-	"caddymodule/nix":               nil,
-	"caddymodule/nix/nixtest":       {"caddymodule/nix"},
-	"caddymodule/origin":            nil,
-	"caddymodule/origin/dir":        {"caddymodule/internal/durable", "caddymodule/origin"},
-	"caddymodule/origin/guard":      {"caddymodule/origin"},
-	"caddymodule/origin/origintest": {"caddymodule/origin"},
-	"caddymodule/origin/r2":         {"caddymodule/origin"},
-	"caddymodule/upload":            {"caddymodule/nix", "caddymodule/origin"},
+	"caddymodule/auth":                nil,
+	"caddymodule/auth/oidc":           {"caddymodule/auth"},
+	"caddymodule/cache":               {"caddymodule/cache/disk", "caddymodule/nix", "caddymodule/origin"},
+	"caddymodule/cache/disk":          {"caddymodule/internal/durable"},
+	"caddymodule/internal/decompress": {"caddymodule/nix"},
+	"caddymodule/internal/durable":    nil,
+	"caddymodule/nix":                 nil,
+	"caddymodule/nix/nixtest":         {"caddymodule/nix"},
+	"caddymodule/origin":              nil,
+	"caddymodule/origin/dir":          {"caddymodule/internal/durable", "caddymodule/origin"},
+	"caddymodule/origin/guard":        {"caddymodule/origin"},
+	"caddymodule/origin/origintest":   {"caddymodule/origin"},
+	"caddymodule/origin/r2":           {"caddymodule/origin"},
+	"caddymodule/maintain":            {"caddymodule/internal/decompress", "caddymodule/nix", "caddymodule/origin", "caddymodule/upload"},
+	"caddymodule/upload":              {"caddymodule/internal/decompress", "caddymodule/nix", "caddymodule/origin"},
 }
 
 // confined are the modules that few packages may import outside of their tests.

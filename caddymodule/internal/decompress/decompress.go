@@ -1,4 +1,7 @@
-package upload
+// Package decompress undoes the compressions that a binary cache's files come in.
+// It bounds what a decoder takes of memory, and leaves it to its callers how much
+// they read of what comes out.
+package decompress
 
 import (
 	"bufio"
@@ -28,6 +31,16 @@ const (
 )
 
 type decoder func(io.Reader) (io.ReadCloser, error)
+
+// NewReader returns what in decompresses to. The caller closes it, which does not
+// close in.
+func NewReader(in io.Reader, c nix.Compression) (io.ReadCloser, error) {
+	decode, known := decompressors[c]
+	if !known {
+		return nil, fmt.Errorf("decompress: there is no decoder for %s", c)
+	}
+	return decode(in)
+}
 
 // decompressors has a row for each compression of NARs.
 var decompressors = map[nix.Compression]decoder{
