@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/dir"
@@ -116,17 +117,18 @@ func (c *R2Config) resolve(v *values) originSettings {
 	}
 }
 
-// open returns the origin. It reaches neither disk nor network.
-func (s originSettings) open(h *Handler) (origin.Origin, error) {
+// open returns the origin. It reaches neither disk nor network. observe, if set,
+// is told of requests to it.
+func (s originSettings) open(log *slog.Logger, observe func(r2.Operation)) (origin.Origin, error) {
 	if s.local() {
 		return dir.New(s.dir), nil
 	}
 	config := s.r2
-	config.Logger = h.log
-	config.Observe = h.metrics.observeOrigin
+	config.Logger = log
+	config.Observe = observe
 	o, err := r2.New(config)
 	if err != nil {
 		return nil, fmt.Errorf("origin r2: %w", err)
 	}
-	return guard.New(o, h.log), nil
+	return guard.New(o, log), nil
 }

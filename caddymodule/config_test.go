@@ -172,7 +172,7 @@ func TestRefusedConfigs(t *testing.T) {
 	} {
 		s, err := resolve(t, test.config)
 		if err == nil {
-			_, err = s.origin.open(new(Handler))
+			_, err = s.origin.open(slog.New(slog.DiscardHandler), nil)
 		}
 		if err == nil || !strings.HasPrefix(err.Error(), test.want) {
 			t.Errorf("%s: %v; want %s", test.config, err, test.want)

@@ -142,7 +142,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		return err
 	}
 	h.log = h.log.With("cache", h.set.name)
-	if h.origin, err = h.set.origin.open(h); err != nil {
+	if h.origin, err = h.set.origin.open(h.log, h.metrics.observeOrigin); err != nil {
 		return err
 	}
 	h.receiver = &upload.Receiver{
@@ -186,6 +186,7 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 		policy.Verify = h.verifyRead
 	}
 	h.files = h.pooled.cache.Namespace(h.origin.String(), h.origin, policy, h.metrics.fills, h.log)
+	running.add(h)
 	return app.(*App).use(h.pooled, h.set)
 }
 
@@ -195,6 +196,7 @@ func (h *Handler) Cleanup() error {
 	if h.pooled == nil {
 		return err
 	}
+	running.remove(h)
 	return errors.Join(err, h.pooled.giveBack())
 }
 

@@ -62,6 +62,8 @@ var ownImports = map[string][]string{
 var confined = map[string][]string{
 	"github.com/caddyserver/":           {"caddymodule", "cmd/caddy"},
 	"github.com/prometheus/":            {"caddymodule"},
+	"github.com/schollz/progressbar/":   {"caddymodule"},
+	"github.com/spf13/cobra":            {"caddymodule"},
 	"go.uber.org/zap":                   {"caddymodule"},
 	"github.com/aws/":                   {"caddymodule/origin/r2"},
 	"github.com/dgraph-io/":             {"caddymodule/cache"},
