@@ -29,6 +29,7 @@ var fixtures = map[string]func(*readme, *testing.T, snippet){
 	"syntax":     (*readme).syntax,     // commands that need what a test has not: parsed only
 	"this":       (*readme).this,       // the test command, which runs just now
 	"run":        (*readme).run,        // the command that serves Caddyfile.example; serves the snippets below it
+	"caddy":      (*readme).caddy,      // commands of caddy, beside the one that serves
 	"xcaddy":     (*readme).xcaddy,     // leaves ./caddy in the checkout
 	"keys":       (*readme).client,     // leaves ./cache-key.pub; "run" after it has it as NIX_PUBLIC_KEY
 	"oidc":       (*readme).oidc,       // what stands inside a site; serves the two below
@@ -245,6 +246,16 @@ func (r *readme) client(t *testing.T, s snippet) {
 	script := "cd\nexport " + strings.Join(r.environment(), " ") + "\n" + r.script(s)
 	r.nix.run(t, "/bin/bash", "-euo", "pipefail", "-c", script)
 	r.pushed = r.pushed || strings.Contains(script, "nix copy --to")
+}
+
+// caddy runs in the checkout with the environment of the server, and a caddy in
+// its PATH.
+func (r *readme) caddy(t *testing.T, s snippet) {
+	bin := tempDir(t)
+	if err := os.Symlink(requireEnv(t, "CADDY"), bin+"/caddy"); err != nil {
+		t.Fatal(err)
+	}
+	r.shell(t, r.clone, r.script(s), append(r.served.setup.Env, "PATH="+bin+":"+os.Getenv("PATH"))...)
 }
 
 func (r *readme) curl(t *testing.T, s snippet) { r.shell(t, r.nix.dir+"/home", r.script(s)) }
