@@ -39,6 +39,16 @@ func ownerless(file *os.File) (bool, error) {
 	}
 }
 
+// Lock waits until no other open file of the same inode is locked, in this process
+// or another, and locks file until it is closed. Where the file system has no
+// locks it does nothing.
+func Lock(file *os.File) error {
+	if err := flock(file, syscall.LOCK_EX); err != nil && !unsupported(err) {
+		return err
+	}
+	return nil
+}
+
 // unsupported tells whether a file system doesn't offer locks.
 func unsupported(err error) bool {
 	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.ENOLCK)

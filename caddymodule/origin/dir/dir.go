@@ -10,6 +10,7 @@ package dir
 
 import (
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -23,9 +24,9 @@ import (
 // Dir is a directory as an [origin.Origin].
 //
 // Commits with IfAbsent hold against other processes too, and need a file
-// system with hard links. Commits with IfMatch hold against commits and deletes
-// through the same Dir only: another process, or another Dir, can slip in
-// between the comparison and the change.
+// system with hard links. So do commits with IfMatch against such commits and
+// deletes through another Dir, where the file system has locks (flock): the file
+// that is to be replaced is locked from the comparison to the change.
 //
 // A body that is a bare file doesn't end with its context: a local read needs
 // no time limit.
@@ -118,10 +119,32 @@ func (d *Dir) delete(ctx context.Context, path string) error {
 		return err
 	}
 	defer unlock()
-	if _, err := stat(root, path); err != nil {
+	file, _, err := hold(root, path)
+	if err != nil {
 		return err
 	}
+	defer file.Close()
 	return durable.Remove(root, path)
+}
+
+// hold opens the object at path and keeps it from being replaced or deleted by
+// others who hold it, until the file is closed. By then it may be another that is
+// at the path.
+func hold(root *os.Root, path string) (*os.File, origin.Info, error) {
+	if _, err := stat(root, path); err != nil {
+		return nil, origin.Info{}, err
+	}
+	file, err := root.Open(path)
+	if err != nil {
+		return nil, origin.Info{}, err
+	}
+	err = durable.Lock(file)
+	info, statErr := file.Stat()
+	if err = errors.Join(err, statErr); err != nil {
+		file.Close()
+		return nil, origin.Info{}, err
+	}
+	return file, describe(info), nil
 }
 
 // begin opens the directory for an operation on path.

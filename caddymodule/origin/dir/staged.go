@@ -102,9 +102,11 @@ func (s *staged) commit() error {
 	}
 	defer unlock()
 	if s.opts.IfMatch != "" {
-		if err := s.match(); err != nil {
+		file, err := s.match()
+		if err != nil {
 			return err
 		}
+		defer file.Close()
 	}
 	if s.opts.IfAbsent {
 		return s.file.CommitNew(s.path)
@@ -112,12 +114,24 @@ func (s *staged) commit() error {
 	return s.file.Commit(s.path)
 }
 
-func (s *staged) match() error {
-	info, err := stat(s.root, s.path)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && info.ETag != s.opts.IfMatch {
-		return origin.ErrChanged
+// match returns the object that is there, held, if it is the version to replace.
+func (s *staged) match() (*os.File, error) {
+	file, info, err := hold(s.root, s.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, origin.ErrChanged
 	}
-	return err
+	if err != nil {
+		return nil, err
+	}
+	now, err := stat(s.root, s.path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (info.ETag != s.opts.IfMatch || now.ETag != s.opts.IfMatch) {
+		err = origin.ErrChanged
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
 }
 
 func (s *staged) Abort() error {
