@@ -128,7 +128,7 @@ func (r *signRun) sign(ctx context.Context) (status int, err error) {
 				return statusBroken, err
 			}
 		}
-		r.show(maintain.Position(signing.Path), r.summary())
+		r.show(maintain.Position(signing.Path), fmt.Sprintf("%d narinfos", r.seen()))
 	}
 	return r.finish()
 }

@@ -135,7 +135,7 @@ func (r *verifyRun) add(report maintain.Report) {
 	if r.given > 0 {
 		position = float64(r.narinfos) / float64(r.given)
 	}
-	r.show(position, r.summary())
+	r.show(position, fmt.Sprintf("%d narinfos, %d with problems", r.narinfos, r.damaged))
 }
 
 func (r *verifyRun) summary() string {
