@@ -11,6 +11,7 @@ import (
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/upload"
 )
 
 const directive = "nix_cache"
@@ -43,6 +44,7 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"oidc":               (*Handler).unmarshalOIDC,
 	"trusted_public_key": (*Handler).unmarshalKeys,
 	"sign_with":          (*Handler).unmarshalSignWith,
+	"on_divergence":      value(func(h *Handler) *Value { return &h.OnDivergence }, checked(upload.ParseDivergence)),
 	"verify_reads":       flag(func(h *Handler) *bool { return &h.VerifyReads }),
 	"pass_thru":          flag(func(h *Handler) *bool { return &h.PassThru }),
 }
@@ -97,6 +99,7 @@ var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 //		private
 //		trusted_public_key <name:base64>...
 //		sign_with          <secret key file>...
+//		on_divergence      keep|reject
 //		verify_reads
 //		priority           <n>
 //		narinfo_max_age    <duration>

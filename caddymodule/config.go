@@ -16,6 +16,7 @@ import (
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/upload"
 )
 
 // Value is the text of a setting. It may hold placeholders, so sizes, numbers
@@ -66,6 +67,7 @@ type settings struct {
 	priority      int64
 	narinfoMaxAge time.Duration
 	maxUploadSize int64
+	onDivergence  upload.Divergence
 }
 
 func (s settings) limits() cache.Limits {
@@ -98,6 +100,7 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 		narinfoMaxAge: v.duration("narinfo_max_age", h.NARInfoMaxAge, defaultMaxAge),
 		maxUploadSize: v.size("max_upload_size", h.MaxUploadSize, defaultMaxSize),
 	}
+	s.onDivergence = resolveAs(&v, "on_divergence", h.OnDivergence, upload.KeepFirst, upload.ParseDivergence)
 	s.origin = h.Origin.resolve(&v)
 	h.Disk.resolve(&v, &s)
 	s.authorities = h.resolveAuthorities(&v)

@@ -17,6 +17,7 @@ import (
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
+	"github.com/stevedores-org/nix-cache/caddymodule/upload"
 )
 
 // resolve reads a handler's JSON as Provision does.
@@ -46,6 +47,9 @@ func TestDefaults(t *testing.T) {
 	}
 	if s.origin.dir != dataDir("objects") || s.diskPath != "" {
 		t.Errorf("origin %q, tier %q; want Caddy's data directory, and no tier for it", s.origin.dir, s.diskPath)
+	}
+	if s.onDivergence != upload.KeepFirst {
+		t.Errorf("on_divergence is %v", s.onDivergence)
 	}
 	if s.authorities.Any(0) || s.trustedKeys.Len() > 0 {
 		t.Error("a token or a key is known")
@@ -165,6 +169,7 @@ func TestRefusedConfigs(t *testing.T) {
 		{`{"token_file": "` + bad + `"}`, "token_file: " + bad + `:2: unknown right "write"`},
 		{`{"token_file": "` + same + `", "upload_token": "{env.TEST_SECRET}"}`, "token_file: " + same + ":1: the secret is the same as that of the token upload"},
 		{`{"memory": "much"}`, `memory: expected a size such as 512MiB or 10GB, got "much"`},
+		{`{"on_divergence": "{env.TEST_UNSET}overwrite"}`, `on_divergence: expected keep or reject, got "overwrite"`},
 		{`{"memory": "{nope}"}`, "memory: there is no placeholder {nope}"},
 		{`{"origin": {"r2": {"secret_access_key": "{nope}"}}}`, "origin r2: secret_access_key: there is no placeholder {nope}"},
 		{`{"origin": {"r2": {}, "dir": {}}}`, "origin: expected one of dir and r2, got both"},

@@ -32,6 +32,7 @@ var rejectedStatus = map[upload.Reason]int{
 	upload.Untrusted:  http.StatusBadRequest,
 	upload.Incomplete: http.StatusBadRequest,
 	upload.NARMissing: http.StatusConflict,
+	upload.Divergent:  http.StatusConflict,
 	upload.TooLarge:   http.StatusRequestEntityTooLarge,
 	upload.Mismatch:   http.StatusUnprocessableEntity,
 }

@@ -80,6 +80,12 @@ type Handler struct {
 	// them before it is stored. Default: none.
 	SignWith []Value `json:"sign_with,omitempty"`
 
+	// What becomes of a narinfo that is uploaded for a store path that is stored
+	// already, signed by a trusted key, with another NAR hash or other
+	// references. The stored one stays: keep answers as if the upload had been
+	// stored, and logs a warning; reject answers with 409. Default: keep.
+	OnDivergence Value `json:"on_divergence,omitempty"`
+
 	// Refuse narinfos from the origin, too, that no trusted key signed or that
 	// are malformed: with 502, since somebody wrote past this cache.
 	// Default: what the origin has is served.
@@ -146,11 +152,12 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		return err
 	}
 	h.receiver = &upload.Receiver{
-		Origin:      h.origin,
-		TrustedKeys: h.set.trustedKeys,
-		SignWith:    h.set.signWith,
-		MaxSize:     h.set.maxUploadSize,
-		Log:         h.log,
+		Origin:       h.origin,
+		TrustedKeys:  h.set.trustedKeys,
+		SignWith:     h.set.signWith,
+		MaxSize:      h.set.maxUploadSize,
+		Log:          h.log,
+		OnDivergence: h.set.onDivergence,
 	}
 	h.takeIssuers()
 	h.warn()

@@ -44,11 +44,11 @@ func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 		a.drain()
 		return
 	}
-	h.metrics.upload(a.kind, string(outcome), "")
+	h.countAccepted(a.kind, outcome)
 	log.Info("uploaded", "outcome", string(outcome), "bytes", a.r.ContentLength)
-	status := http.StatusCreated
-	if outcome == upload.Unchanged {
-		status = http.StatusOK
+	status := http.StatusOK
+	if outcome == upload.Stored {
+		status = http.StatusCreated
 	}
 	a.text(status, "OK")
 }
@@ -62,6 +62,15 @@ func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
 	}
 	log.Info("deleted")
 	a.text(http.StatusOK, "OK")
+}
+
+// countAccepted counts what was kept as unchanged: nothing is stored of it.
+func (h *Handler) countAccepted(kind string, outcome upload.Outcome) {
+	if outcome == upload.Kept {
+		h.metrics.upload(kind, string(upload.Unchanged), string(upload.Divergent))
+		return
+	}
+	h.metrics.upload(kind, string(outcome), "")
 }
 
 func (h *Handler) countFailed(kind string, err error) {

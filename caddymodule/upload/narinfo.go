@@ -115,9 +115,7 @@ func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.
 		return Stored, r.writeNARInfo(ctx, n, origin.CreateOptions{IfMatch: version})
 	}
 	if divergent {
-		r.Log.Warn("narinfo kept: an upload of the same store path has other content", "path", path.String(),
-			"store_path", n.StorePath.String(), "kept_nar_hash", present.NARHash.String(), "refused_nar_hash", n.NARHash.String())
-		return Unchanged, nil
+		return r.diverged(path, present, n)
 	}
 	merged, err := r.merged(ctx, present, n)
 	if err != nil || merged == nil {

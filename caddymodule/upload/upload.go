@@ -28,6 +28,7 @@ type Outcome string
 const (
 	Stored    Outcome = "stored"
 	Unchanged Outcome = "unchanged" // it was there already
+	Kept      Outcome = "kept"      // something else was there already, and stays; see Divergence
 )
 
 // Reason is the class of a refusal.
@@ -37,6 +38,7 @@ const (
 	Malformed  Reason = "malformed"   // not what the path stands for
 	Untrusted  Reason = "untrusted"   // no valid signature by a trusted key
 	NARMissing Reason = "nar_missing" // a narinfo whose NAR is not there
+	Divergent  Reason = "divergent"   // a narinfo of a store path that is there with something else to it
 	TooLarge   Reason = "too_large"
 	Mismatch   Reason = "mismatch"   // hash or size is not what was announced
 	Incomplete Reason = "incomplete" // the client did not send it all
@@ -74,6 +76,9 @@ type Receiver struct {
 	// stored. Neither two of them nor one of them and a trusted key may have
 	// the same name and be different keys.
 	SignWith []nix.PrivateKey
+
+	// OnDivergence says what a narinfo comes to that contradicts the stored one.
+	OnDivergence Divergence
 
 	// MaxSize is the most bytes that a NAR may have.
 	MaxSize int64
