@@ -45,6 +45,7 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"trusted_public_key": (*Handler).unmarshalKeys,
 	"sign_with":          (*Handler).unmarshalSignWith,
 	"on_divergence":      value(func(h *Handler) *Value { return &h.OnDivergence }, checked(upload.ParseDivergence)),
+	"require_references": value(func(h *Handler) *Value { return &h.RequireReferences }, checked(upload.ParseReferences)),
 	"verify_reads":       flag(func(h *Handler) *bool { return &h.VerifyReads }),
 	"pass_thru":          flag(func(h *Handler) *bool { return &h.PassThru }),
 }
@@ -99,6 +100,7 @@ var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 //		private
 //		trusted_public_key <name:base64>...
 //		sign_with          <secret key file>...
+//		require_references off|same_cache
 //		on_divergence      keep|reject
 //		verify_reads
 //		priority           <n>

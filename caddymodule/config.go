@@ -68,6 +68,7 @@ type settings struct {
 	narinfoMaxAge time.Duration
 	maxUploadSize int64
 	onDivergence  upload.Divergence
+	references    upload.References
 }
 
 func (s settings) limits() cache.Limits {
@@ -101,6 +102,7 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 		maxUploadSize: v.size("max_upload_size", h.MaxUploadSize, defaultMaxSize),
 	}
 	s.onDivergence = resolveAs(&v, "on_divergence", h.OnDivergence, upload.KeepFirst, upload.ParseDivergence)
+	s.references = resolveAs(&v, "require_references", h.RequireReferences, upload.AnyReferences, upload.ParseReferences)
 	s.origin = h.Origin.resolve(&v)
 	h.Disk.resolve(&v, &s)
 	s.authorities = h.resolveAuthorities(&v)

@@ -48,8 +48,8 @@ func TestDefaults(t *testing.T) {
 	if s.origin.dir != dataDir("objects") || s.diskPath != "" {
 		t.Errorf("origin %q, tier %q; want Caddy's data directory, and no tier for it", s.origin.dir, s.diskPath)
 	}
-	if s.onDivergence != upload.KeepFirst {
-		t.Errorf("on_divergence is %v", s.onDivergence)
+	if s.onDivergence != upload.KeepFirst || s.references != upload.AnyReferences {
+		t.Errorf("on_divergence is %v, require_references %v", s.onDivergence, s.references)
 	}
 	if s.authorities.Any(0) || s.trustedKeys.Len() > 0 {
 		t.Error("a token or a key is known")
@@ -169,6 +169,7 @@ func TestRefusedConfigs(t *testing.T) {
 		{`{"token_file": "` + bad + `"}`, "token_file: " + bad + `:2: unknown right "write"`},
 		{`{"token_file": "` + same + `", "upload_token": "{env.TEST_SECRET}"}`, "token_file: " + same + ":1: the secret is the same as that of the token upload"},
 		{`{"memory": "much"}`, `memory: expected a size such as 512MiB or 10GB, got "much"`},
+		{`{"require_references": "{env.TEST_UNSET}on"}`, `require_references: expected off or same_cache, got "on"`},
 		{`{"on_divergence": "{env.TEST_UNSET}overwrite"}`, `on_divergence: expected keep or reject, got "overwrite"`},
 		{`{"memory": "{nope}"}`, "memory: there is no placeholder {nope}"},
 		{`{"origin": {"r2": {"secret_access_key": "{nope}"}}}`, "origin r2: secret_access_key: there is no placeholder {nope}"},

@@ -28,13 +28,14 @@ const statusClientGone = 499
 const retryAfter = "5"
 
 var rejectedStatus = map[upload.Reason]int{
-	upload.Malformed:  http.StatusBadRequest,
-	upload.Untrusted:  http.StatusBadRequest,
-	upload.Incomplete: http.StatusBadRequest,
-	upload.NARMissing: http.StatusConflict,
-	upload.Divergent:  http.StatusConflict,
-	upload.TooLarge:   http.StatusRequestEntityTooLarge,
-	upload.Mismatch:   http.StatusUnprocessableEntity,
+	upload.Malformed:        http.StatusBadRequest,
+	upload.Untrusted:        http.StatusBadRequest,
+	upload.Incomplete:       http.StatusBadRequest,
+	upload.NARMissing:       http.StatusConflict,
+	upload.Divergent:        http.StatusConflict,
+	upload.ReferenceMissing: http.StatusConflict,
+	upload.TooLarge:         http.StatusRequestEntityTooLarge,
+	upload.Mismatch:         http.StatusUnprocessableEntity,
 }
 
 // statusOf is the one place where an error becomes a status, and the line that

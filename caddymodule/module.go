@@ -86,6 +86,11 @@ type Handler struct {
 	// stored, and logs a warning; reject answers with 409. Default: keep.
 	OnDivergence Value `json:"on_divergence,omitempty"`
 
+	// Whether a narinfo is taken only if the narinfos of all its references are
+	// there: off, since they may be in another cache, or same_cache, which
+	// answers with 409 where one is missing. Default: off.
+	RequireReferences Value `json:"require_references,omitempty"`
+
 	// Refuse narinfos from the origin, too, that no trusted key signed or that
 	// are malformed: with 502, since somebody wrote past this cache.
 	// Default: what the origin has is served.
@@ -152,12 +157,13 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		return err
 	}
 	h.receiver = &upload.Receiver{
-		Origin:       h.origin,
-		TrustedKeys:  h.set.trustedKeys,
-		SignWith:     h.set.signWith,
-		MaxSize:      h.set.maxUploadSize,
-		Log:          h.log,
-		OnDivergence: h.set.onDivergence,
+		Origin:            h.origin,
+		TrustedKeys:       h.set.trustedKeys,
+		SignWith:          h.set.signWith,
+		OnDivergence:      h.set.onDivergence,
+		RequireReferences: h.set.references,
+		MaxSize:           h.set.maxUploadSize,
+		Log:               h.log,
 	}
 	h.takeIssuers()
 	h.warn()

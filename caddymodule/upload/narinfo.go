@@ -24,6 +24,9 @@ func (r *Receiver) receiveNARInfo(ctx context.Context, path nix.CachePath, body 
 	if err := r.requireNAR(ctx, n); err != nil {
 		return "", err
 	}
+	if err := r.requireReferences(ctx, n); err != nil {
+		return "", err
+	}
 	if err := r.requireContent(ctx, n); err != nil {
 		return "", err
 	}

@@ -35,13 +35,14 @@ const (
 type Reason string
 
 const (
-	Malformed  Reason = "malformed"   // not what the path stands for
-	Untrusted  Reason = "untrusted"   // no valid signature by a trusted key
-	NARMissing Reason = "nar_missing" // a narinfo whose NAR is not there
-	Divergent  Reason = "divergent"   // a narinfo of a store path that is there with something else to it
-	TooLarge   Reason = "too_large"
-	Mismatch   Reason = "mismatch"   // hash or size is not what was announced
-	Incomplete Reason = "incomplete" // the client did not send it all
+	Malformed        Reason = "malformed"         // not what the path stands for
+	Untrusted        Reason = "untrusted"         // no valid signature by a trusted key
+	NARMissing       Reason = "nar_missing"       // a narinfo whose NAR is not there
+	ReferenceMissing Reason = "reference_missing" // a narinfo with a reference that is not there
+	Divergent        Reason = "divergent"         // a narinfo that contradicts the one that is there
+	TooLarge         Reason = "too_large"
+	Mismatch         Reason = "mismatch"   // hash or size is not what was announced
+	Incomplete       Reason = "incomplete" // the client did not send it all
 )
 
 // RejectedError says that the client must send something else. Nothing was
@@ -79,6 +80,9 @@ type Receiver struct {
 
 	// OnDivergence says what a narinfo comes to that contradicts the stored one.
 	OnDivergence Divergence
+
+	// RequireReferences says which references of a narinfo must be there.
+	RequireReferences References
 
 	// MaxSize is the most bytes that a NAR may have.
 	MaxSize int64
