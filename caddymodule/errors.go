@@ -21,6 +21,9 @@ var (
 // badPathError is a write to a path that a binary cache does not have.
 type badPathError struct{ error }
 
+// badQueryError is a DELETE with a query that says not clearly what it wants.
+type badQueryError struct{ error }
+
 // statusClientGone is nginx's 499, as Caddy logs it too: nobody gets to see it.
 const statusClientGone = 499
 
@@ -34,8 +37,14 @@ var rejectedStatus = map[upload.Reason]int{
 	upload.NARMissing:       http.StatusConflict,
 	upload.Divergent:        http.StatusConflict,
 	upload.ReferenceMissing: http.StatusConflict,
+	upload.Referenced:       http.StatusConflict,
 	upload.TooLarge:         http.StatusRequestEntityTooLarge,
 	upload.Mismatch:         http.StatusUnprocessableEntity,
+}
+
+// hints say how to do by HTTP what a refusal advises or rules out.
+var hints = map[upload.Reason]string{
+	upload.Referenced: ", or insist with ?force=true",
 }
 
 // statusOf is the one place where an error becomes a status, and the line that
@@ -45,6 +54,7 @@ func statusOf(method string, err error) (status int, line string) {
 	var (
 		rejected    *upload.RejectedError
 		badPath     *badPathError
+		badQuery    *badQueryError
 		unavailable *origin.UnavailableError
 		badJob      *oidc.RefusedError
 		issuerDown  *oidc.UnavailableError
@@ -67,8 +77,10 @@ func statusOf(method string, err error) (status int, line string) {
 		return http.StatusForbidden, "the token does not have the right to do this"
 	case errors.As(err, &badPath):
 		return http.StatusBadRequest, badPath.Error()
+	case errors.As(err, &badQuery):
+		return http.StatusBadRequest, badQuery.Error()
 	case errors.As(err, &rejected):
-		return rejectedStatus[rejected.Reason], rejected.Text
+		return rejectedStatus[rejected.Reason], rejected.Text + hints[rejected.Reason]
 	case errors.Is(err, fs.ErrNotExist):
 		return http.StatusNotFound, "not in this cache"
 	case errors.As(err, &damaged):

@@ -2,9 +2,11 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
@@ -54,7 +56,12 @@ func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 }
 
 func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
-	err := h.receiver.Delete(a.r.Context(), p)
+	when, err := deletion(a.r.URL.RawQuery)
+	if err != nil {
+		h.fail(a, err)
+		return
+	}
+	err = h.receiver.Delete(a.r.Context(), p, when)
 	h.files.Forget(p)
 	if err != nil {
 		h.fail(a, err)
@@ -62,6 +69,23 @@ func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
 	}
 	log.Info("deleted")
 	a.text(http.StatusOK, "OK")
+}
+
+// deletion reads a query: force=true insists, and without force nobody does.
+// Nothing else is taken for either.
+func deletion(query string) (upload.Deletion, error) {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return 0, &badQueryError{fmt.Errorf("the query can't be read: %w", err)}
+	}
+	switch force := values["force"]; {
+	case len(force) == 0:
+		return upload.IfUnreferenced, nil
+	case len(force) == 1 && force[0] == "true":
+		return upload.Regardless, nil
+	default:
+		return 0, &badQueryError{fmt.Errorf("force: expected true, or no force at all, got %.40q", strings.Join(force, ", "))}
+	}
 }
 
 // countAccepted counts what was kept as unchanged: nothing is stored of it.

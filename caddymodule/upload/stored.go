@@ -25,26 +25,36 @@ func (e *MalformedError) Unwrap() error { return e.Err }
 // held to, signatures aside; else the error is a *MalformedError, and the
 // version is there as well.
 func ReadNARInfo(ctx context.Context, o origin.Reader, path nix.CachePath) (n *nix.NARInfo, version string, err error) {
-	info, body, err := o.Open(ctx, path.String(), origin.OpenOptions{})
+	text, version, err := readText(ctx, o, path)
 	if err != nil {
 		return nil, "", err
-	}
-	defer body.Close()
-	text, err := io.ReadAll(io.LimitReader(body, nix.MaxNARInfoSize+1))
-	if err != nil {
-		if unavailable, ok := errors.AsType[*origin.UnavailableError](err); ok {
-			return nil, "", unavailable
-		}
-		return nil, "", &origin.UnavailableError{Op: "read", Path: path.String(), Err: err}
 	}
 	n, err = nix.ParseNARInfo(text)
 	if err == nil && nix.NARInfoPath(n.StorePath) != path {
 		err = fmt.Errorf("the narinfo is of %s, which belongs at %s", n.StorePath, nix.NARInfoPath(n.StorePath))
 	}
 	if err != nil {
-		return nil, info.ETag, &MalformedError{path, err}
+		return nil, version, &MalformedError{path, err}
 	}
-	return n, info.ETag, nil
+	return n, version, nil
+}
+
+// readText reads a narinfo, or the beginning of what is too long for one, and its
+// version.
+func readText(ctx context.Context, o origin.Reader, path nix.CachePath) (text []byte, version string, err error) {
+	info, body, err := o.Open(ctx, path.String(), origin.OpenOptions{})
+	if err != nil {
+		return nil, "", err
+	}
+	defer body.Close()
+	text, err = io.ReadAll(io.LimitReader(body, nix.MaxNARInfoSize+1))
+	if err == nil {
+		return text, info.ETag, nil
+	}
+	if unavailable, ok := errors.AsType[*origin.UnavailableError](err); ok {
+		return nil, "", unavailable
+	}
+	return nil, "", &origin.UnavailableError{Op: "read", Path: path.String(), Err: err}
 }
 
 // WriteNARInfo writes a narinfo to its path, under the conditions of opts.

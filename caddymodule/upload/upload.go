@@ -40,6 +40,7 @@ const (
 	NARMissing       Reason = "nar_missing"       // a narinfo whose NAR is not there
 	ReferenceMissing Reason = "reference_missing" // a narinfo with a reference that is not there
 	Divergent        Reason = "divergent"         // a narinfo that contradicts the one that is there
+	Referenced       Reason = "referenced"        // a NAR to be deleted that a narinfo refers to
 	TooLarge         Reason = "too_large"
 	Mismatch         Reason = "mismatch"   // hash or size is not what was announced
 	Incomplete       Reason = "incomplete" // the client did not send it all
@@ -90,6 +91,7 @@ type Receiver struct {
 	Log *slog.Logger
 
 	contents contents
+	referred referred
 }
 
 // Receive stores what belongs at path. Whatever is wrong with the body is a
@@ -103,14 +105,6 @@ func (r *Receiver) Receive(ctx context.Context, path nix.CachePath, body Body) (
 	default:
 		return "", reject(Malformed, "%s: files of this kind can't be uploaded", path)
 	}
-}
-
-// Delete removes the file at path. Absence is fs.ErrNotExist.
-func (r *Receiver) Delete(ctx context.Context, path nix.CachePath) error {
-	if _, err := r.Origin.Stat(ctx, path.String()); err != nil {
-		return err
-	}
-	return r.Origin.Delete(ctx, path.String())
 }
 
 // clientReader tells the client's failures from the origin's.

@@ -244,18 +244,6 @@ func TestTheLargestNAR(t *testing.T) {
 	wantRejected(t, r, p.NARInfo.NARPath(), announced(p.File), TooLarge)
 }
 
-func TestDelete(t *testing.T) {
-	r, m := newReceiver()
-	p := signed("hello", 1000)
-	m.Put(p.NARInfo.URL(), p.File)
-	if err := r.Delete(t.Context(), p.NARInfo.NARPath()); err != nil {
-		t.Error(err)
-	}
-	if len(m.Paths()) > 0 {
-		t.Error("it is still there")
-	}
-}
-
 // push brings the package's NAR in place and returns the body of its narinfo.
 func push(t *testing.T, m *origintest.Memory, p nixtest.Package) Body {
 	t.Helper()
