@@ -33,19 +33,21 @@ func (h *Handler) write(a *answer, t target) {
 }
 
 func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
+	incoming := h.files.Incoming(p, a.r.ContentLength)
+	defer incoming.Drop()
 	outcome, err := h.receiver.Receive(a.r.Context(), p, upload.Body{
-		Reader:   a.r.Body,
+		Reader:   incoming.Tee(a.r.Body),
 		Size:     a.r.ContentLength,
 		Encoding: strings.ToLower(a.r.Header.Get("Content-Encoding")),
 	})
-	// Also after an error: the origin may have taken what it did not confirm.
-	h.files.Forget(p)
 	if err != nil {
+		incoming.Drop()
 		h.countFailed(a.kind, err)
 		h.fail(a, err)
 		a.drain()
 		return
 	}
+	incoming.Publish()
 	h.countAccepted(a.kind, outcome)
 	log.Info("uploaded", "outcome", string(outcome), "bytes", a.r.ContentLength)
 	status := http.StatusOK

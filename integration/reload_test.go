@@ -184,7 +184,10 @@ func TestMetrics(t *testing.T) {
 	c.upload(t, p)
 	c.put(t, narPath(p), []byte("not it")).wantStatus(t, http.StatusUnprocessableEntity)
 	c.do(t, "PUT", narPath(p), nil, bearer("wrong")).wantStatus(t, http.StatusForbidden)
-	c.getUntil(t, narPath(p), diskHit)
+	c.get(t, narPath(p)).wantHeader(t, "Cache-Status", diskHit)
+	cold := signedPackage("metrics-cold", 100_000)
+	o.lay(t, cold)
+	c.getUntil(t, narPath(cold), diskHit)
 	joined := c.metric(t, "lookups_total", `cache="nix-cache",kind="nar",result="collapsed"`)
 	for _, want := range []struct {
 		name, labels string
@@ -198,9 +201,10 @@ func TestMetrics(t *testing.T) {
 		{"lookups_total", `cache="nix-cache",kind="nar",result="miss"`, 1},
 		{"fills_total", `cache="nix-cache",outcome="stored"`, 1},
 		{"fills_in_flight", `cache="nix-cache"`, 0},
-		{"served_bytes_total", `cache="nix-cache",kind="nar",source="fill"`, float64(len(p.File)) * (1 + joined)},
+		{"served_bytes_total", `cache="nix-cache",kind="nar",source="fill"`, float64(len(cold.File)) * (1 + joined)},
 		{"origin_requests_total", `cache="nix-cache",class="a",operation="put",outcome="ok"`, 2},
-		{"tier_entries", `cache="nix-cache",tier="disk"`, 1},
+		{"served_bytes_total", `cache="nix-cache",kind="nar",source="disk"`, float64(len(p.File) + len(cold.File))},
+		{"tier_entries", `cache="nix-cache",tier="disk"`, 2},
 	} {
 		c.wantMetric(t, want.name, want.labels, want.value)
 	}

@@ -41,15 +41,16 @@ type Cache struct {
 	dir string // of the disk tier; "" without one
 	log *slog.Logger
 
-	started  sync.Once
-	memory   memory
-	negative negative
-	disk     atomic.Pointer[disk.Tier] // nil while it can't be had
-	storing  chan struct{}             // a place for each small file being written to disk
+	started    sync.Once
+	memory     memory
+	negative   negative
+	disk       atomic.Pointer[disk.Tier] // nil while it can't be had
+	storing    chan struct{}             // a place for each small file being written to disk
+	publishing chan struct{}             // the same for copies of uploads
 
 	ctx    context.Context // ends the retries to open the disk tier
 	cancel context.CancelFunc
-	work   sync.WaitGroup // flights, and the opening of the disk tier
+	work   sync.WaitGroup // flights, copies of uploads, and the opening of the disk tier
 
 	// Written with mu held, read without: a hit takes no lock of the cache's.
 	landed  atomic.Uint64 // flights that have ended
@@ -57,20 +58,22 @@ type Cache struct {
 
 	mu struct {
 		sync.Mutex
-		limits  Limits
-		flights map[string]*flight
-		started bool
-		closing bool
+		limits   Limits
+		flights  map[string]*flight
+		incoming map[*Incoming]struct{}
+		started  bool
+		closing  bool
 	}
 }
 
 // New returns a cache with its disk tier in dir, or without one if dir is "".
 // It opens nothing: that is for Start.
 func New(dir string, limits Limits, log *slog.Logger) *Cache {
-	c := &Cache{dir: dir, log: log, storing: make(chan struct{}, maxStoring)}
+	c := &Cache{dir: dir, log: log, storing: make(chan struct{}, maxStoring), publishing: make(chan struct{}, maxPublishing)}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.mu.limits = limits
 	c.mu.flights = make(map[string]*flight)
+	c.mu.incoming = make(map[*Incoming]struct{})
 	return c
 }
 
@@ -169,8 +172,8 @@ func (c *Cache) SetLimits(limits Limits) {
 	}
 }
 
-// Close ends the cache once the readers of its running fills are done; fills
-// that nobody reads end at once. Objects that are open stay readable, and
+// Close ends the cache once the readers of its running fills and the uploads it
+// copies are done; fills that nobody reads end at once. Objects that are open stay readable, and
 // look-ups after Close go to the origin.
 func (c *Cache) Close() error {
 	c.mu.Lock()

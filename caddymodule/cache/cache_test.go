@@ -55,13 +55,13 @@ func (b *bench) close() {
 	}
 }
 
-// settle waits until no flight is under way.
+// settle waits until no flight and no upload is under way.
 func (b *bench) settle() {
 	b.Helper()
 	b.until("flights have landed", func() bool {
 		b.cache.mu.Lock()
 		defer b.cache.mu.Unlock()
-		return len(b.cache.mu.flights) == 0
+		return len(b.cache.mu.flights)+len(b.cache.mu.incoming) == 0
 	})
 }
 

@@ -257,20 +257,25 @@ func (n *Namespace) statOrigin(ctx context.Context, p nix.CachePath) (Info, erro
 
 // Forget drops every copy of a file, and that it was missing, before it
 // returns. What is being filled is served to those who wait for it, but not
-// stored. To be called after the file has changed at the origin.
+// stored, and neither is what is being uploaded. To be called after the file has
+// changed at the origin in another way than by an Incoming.
 func (n *Namespace) Forget(p nix.CachePath) {
 	key := n.key(p)
 	c := n.cache
 	c.Start()
 	c.mu.Lock()
-	c.forgets.Add(1)
-	if f := c.mu.flights[key]; f != nil {
-		f.forgotten = true
-		delete(c.mu.flights, key)
+	for in := range c.mu.incoming {
+		in.deleted = in.deleted || in.key == key
 	}
 	c.mu.Unlock()
+	n.forget(p)
+}
 
-	c.negative.forget(key)
+// forget is Forget, but for uploads.
+func (n *Namespace) forget(p nix.CachePath) {
+	key := n.key(p)
+	c := n.cache
+	n.supersede(key, nil)
 	if kinds[p.Kind()].small > 0 {
 		c.memory.forget(key)
 	}
@@ -279,6 +284,24 @@ func (n *Namespace) Forget(p nix.CachePath) {
 			n.log.Error("disk tier entry not removed", "path", p.String(), "error", err)
 		}
 	}
+}
+
+// supersede drops that a file was missing, and what is just being fetched, which
+// may be older than what is there now; those who ask from here on have the flight
+// next, if there is one. Copies of the file stay.
+func (n *Namespace) supersede(key string, next *flight) {
+	c := n.cache
+	c.mu.Lock()
+	c.forgets.Add(1)
+	if f := c.mu.flights[key]; f != nil {
+		f.forgotten = true
+		delete(c.mu.flights, key)
+	}
+	if next != nil {
+		c.mu.flights[key] = next
+	}
+	c.mu.Unlock()
+	c.negative.forget(key)
 }
 
 // passThrough opens a file at the origin without storing it.

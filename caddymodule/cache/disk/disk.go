@@ -135,6 +135,16 @@ func (t *Tier) Close() error {
 	return errors.Join(t.trusted.leave(t.dir), t.lock.Close())
 }
 
+// Ready reports whether Create need not wait for the names to be read.
+func (t *Tier) Ready() bool {
+	select {
+	case <-t.scanned:
+		return true
+	default:
+		return false
+	}
+}
+
 // Scanned is closed when every name in the directory is in the index.
 func (t *Tier) Scanned() <-chan struct{} { return t.scanned }
 

@@ -146,6 +146,45 @@ func preallocate(f *os.File, size int64) error {
 	return nil
 }
 
+// Size returns the size that the file is to have.
+func (f *File) Size() int64 { return f.size }
+
+// Resize changes the size that the file is to have: it makes room first, or gives
+// it back. Not to be called concurrently with anything else; after an error only
+// Abort makes sense.
+func (f *File) Resize(size int64) error {
+	switch {
+	case size > f.size:
+		return f.grow(size)
+	case size < f.size:
+		return f.shrink(size)
+	}
+	return nil
+}
+
+func (f *File) grow(size int64) error {
+	if size > maxSize {
+		return fmt.Errorf("%w: no file has %d bytes", ErrNoRoom, size)
+	}
+	if err := f.tier.reserve(costOf(size) - costOf(f.size)); err != nil {
+		return err
+	}
+	f.size = size // also after an error: some of it may be taken up
+	if err := preallocate(f.File, size); err != nil {
+		return fmt.Errorf("grow disk tier entry: %w", err)
+	}
+	return nil
+}
+
+func (f *File) shrink(size int64) error {
+	if err := f.Truncate(size); err != nil {
+		return fmt.Errorf("shrink disk tier entry: %w", err)
+	}
+	f.tier.index.release(costOf(f.size) - costOf(size))
+	f.size = size
+	return nil
+}
+
 // Commit brings the file into the tier under its key with that tag. The bytes
 // are on the disk by then, unless there is a tag for readers to check them by,
 // which is for small files: a narinfo is not worth a wait for the disk. admit is asked at the very moment the file would become

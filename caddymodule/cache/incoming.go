@@ -1,0 +1,235 @@
+package cache
+
+import (
+	"io"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+)
+
+// Incoming is a file that a client sends to the origin. Of a large one a copy is
+// written to the disk tier on its way, so that its first reader finds it there.
+// No more than the copy comes of a lack of room or a sick disk.
+//
+// It ends by Publish or Drop. Not for concurrent use.
+type Incoming struct {
+	in   *Namespace
+	path nix.CachePath
+	key  string
+	size int64 // as announced; -1: it was not
+
+	begun bool       // the first bytes have passed
+	copy  *disk.File // nil before that, and if there is none
+	at    int64      // how much is in it
+	whole bool       // the end has been read
+	ended bool
+
+	deleted bool // at the origin, since it was begun; guarded by Cache.mu
+}
+
+// Incoming begins to follow an upload of size bytes, -1 if that is not known,
+// before anything is asked of the origin.
+func (n *Namespace) Incoming(p nix.CachePath, size int64) *Incoming {
+	in := &Incoming{in: n, path: p, key: n.key(p), size: size}
+	c := n.cache
+	c.Start()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.incoming[in] = struct{}{}
+	return in
+}
+
+// Tee returns a reader of what is sent that copies what is read through it. It
+// takes no more time than the disk does, and has no errors of its own.
+func (in *Incoming) Tee(sent io.Reader) io.Reader {
+	if kinds[in.path.Kind()].small > 0 || in.in.local() {
+		return sent
+	}
+	return &tee{in, sent}
+}
+
+type tee struct {
+	in   *Incoming
+	sent io.Reader
+}
+
+func (t *tee) Read(p []byte) (int, error) {
+	n, err := t.sent.Read(p)
+	if n > 0 {
+		t.in.take(p[:n])
+	}
+	if err == io.EOF {
+		t.in.whole = true
+	}
+	return n, err
+}
+
+func (in *Incoming) take(p []byte) {
+	if !in.begun {
+		in.begun = true
+		in.begin()
+	}
+	if in.copy == nil {
+		return
+	}
+	end := in.at + int64(len(p))
+	err := in.makeRoom(end)
+	if err == nil {
+		_, err = in.copy.WriteAt(p, in.at)
+	}
+	if err != nil {
+		in.giveUp(err)
+		return
+	}
+	in.at = end
+}
+
+// begin opens the copy. What lives on disk only has no place while the names on
+// it are still being read, and an upload does not wait for that.
+func (in *Incoming) begin() {
+	c := in.in.cache
+	if !c.hold() {
+		return
+	}
+	tier := c.disk.Load()
+	if tier == nil || !tier.Ready() {
+		c.work.Done()
+		return
+	}
+	size := in.size
+	if size < 0 {
+		size = firstRoom
+	}
+	file, err := tier.Create(in.key, size)
+	if err != nil {
+		c.work.Done()
+		in.warn(err)
+		return
+	}
+	in.copy = file
+}
+
+// Room for a file whose size is not known grows by itself up to maxGrowth at a
+// time: each growth may evict something.
+const (
+	firstRoom = 1 << 20
+	maxGrowth = 64 << 20
+)
+
+// makeRoom makes room up to an offset.
+func (in *Incoming) makeRoom(end int64) error {
+	room := in.copy.Size()
+	if end <= room {
+		return nil
+	}
+	return in.copy.Resize(max(end, room+min(room, maxGrowth)))
+}
+
+// maxPublishing is how many copies at a time are brought to the disk after their
+// uploads have been answered. What comes beyond waits, as the disk does.
+const maxPublishing = 8
+
+// Publish puts the copy into the tier, if it is whole. It is to be called when
+// the origin has the file, and the bytes that were read are known to be right.
+// It does not wait until they are on the disk; look-ups do:
+//
+//	Publish ── a flight for all who ask from now on
+//	        ── the copy is committed
+//	        ── landed: they find it in the tier, or begin a fill
+func (in *Incoming) Publish() {
+	if in.copy == nil || !in.whole {
+		in.Drop()
+		return
+	}
+	if in.ended {
+		return
+	}
+	in.ended = true
+	c := in.in.cache
+	c.publishing <- struct{}{}
+	f := &flight{ready: make(chan struct{}), cancel: func() {}, err: errLanded}
+	in.in.supersede(in.key, f)
+	go func() {
+		if err := in.commit(); err != nil {
+			in.warn(err)
+		}
+		c.land(in.key, f)
+		close(f.ready)
+		in.leave()
+		<-c.publishing
+		in.release()
+	}()
+}
+
+func (in *Incoming) commit() error {
+	if err := in.copy.Resize(in.at); err != nil {
+		return err
+	}
+	return in.copy.Commit("", in.wanted)
+}
+
+// wanted reports whether no Forget has meant the file since it was begun.
+func (in *Incoming) wanted() bool {
+	c := in.in.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !in.deleted
+}
+
+// Drop ends it without a copy; after Publish it does nothing. What is older is
+// forgotten: that the file was missing, and what is just being fetched. So it is
+// after an upload that failed, since the origin may have taken what it did not
+// confirm.
+func (in *Incoming) Drop() {
+	if in.ended {
+		return
+	}
+	in.ended = true
+	in.release()
+	in.leave()
+	if kinds[in.path.Kind()].small > 0 {
+		in.in.forget(in.path)
+	} else {
+		in.in.supersede(in.key, nil)
+	}
+}
+
+func (in *Incoming) leave() {
+	c := in.in.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.mu.incoming, in)
+}
+
+func (in *Incoming) giveUp(err error) {
+	in.warn(err)
+	in.release()
+}
+
+func (in *Incoming) warn(err error) {
+	in.in.log.Warn("upload not kept on disk", "path", in.path.String(), "error", err)
+}
+
+// release ends the copy, if there is one.
+func (in *Incoming) release() {
+	if in.copy == nil {
+		return
+	}
+	if err := in.copy.Abort(); err != nil {
+		in.warn(err)
+	}
+	in.copy.Close()
+	in.copy = nil
+	in.in.cache.work.Done()
+}
+
+// hold keeps the tiers open until work.Done; false if the cache is closing.
+func (c *Cache) hold() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.closing {
+		return false
+	}
+	c.work.Add(1)
+	return true
+}
