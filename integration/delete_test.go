@@ -107,7 +107,7 @@ func TestJanitor(t *testing.T) {
 			c.delete(t, narPath(p)).wantStatus(t, http.StatusOK)
 			t.Logf("NAR %d of %d packages deleted in %v", i, packages, time.Since(begun).Round(time.Millisecond))
 			if o.bucket != nil && i > 0 {
-				// HEAD and DELETE of each file, and the pages of the listing.
+				// Each file is looked for and deleted, and all are listed in pages.
 				if got, want := len(o.bucket.take()), 2*2+(2*packages+999)/1000; got != want {
 					t.Errorf("%d requests to the bucket for a pair, want %d", got, want)
 				}

@@ -139,7 +139,9 @@ func TestKilledDuringUploads(t *testing.T) {
 				killDuring(t, c, wire, pushAll(t, c, packages, wire))
 				o.wantWhole(t, known)
 				c.run(t)
+				wantNoFiles(t, c.tierDir()+"/staging")
 				for _, p := range packages {
+					wantWholeOrAbsent(t, c, p)
 					repeatPush(t, c, p)
 				}
 				wantNoFiles(t, o.dir+"/.staging")
@@ -160,6 +162,18 @@ func pushAll(tb testing.TB, c *cache, packages []nixtest.Package, wire *tripwire
 		})
 	}
 	return clients
+}
+
+// wantWholeOrAbsent checks what is served of an upload of which nobody knows how
+// far it came.
+func wantWholeOrAbsent(tb testing.TB, c *cache, p nixtest.Package) {
+	tb.Helper()
+	for path, want := range map[string][]byte{narPath(p): p.File, narinfoPath(p): p.Text()} {
+		if a := c.get(tb, path); a.Status != http.StatusNotFound {
+			a.wantStatus(tb, http.StatusOK)
+			a.wantBody(tb, want)
+		}
+	}
 }
 
 // repeatPush uploads a package of which there may be some already.
