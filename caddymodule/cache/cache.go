@@ -9,12 +9,15 @@
 // ones (NARs) live on disk only, from where the kernel serves them best. The
 // kinds differ by a row in the table of kinds.go, not by code paths of their own.
 //
+// What is uploaded passes by on its way to the origin. A copy of a large file is
+// written to disk meanwhile, and enters the tier when the origin has it.
+//
 // A cache may forget, but never lie: nothing is stored before it is whole and
 // its hash agrees where its name tells one, and after Forget no reader sees
 // what was there before.
 //
-// The package deliberately knows nothing of HTTP, of uploads and of how an
-// origin is reached.
+// The package deliberately knows nothing of HTTP, of what may be uploaded and of
+// how an origin is reached.
 package cache
 
 import (

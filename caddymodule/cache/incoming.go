@@ -9,7 +9,7 @@ import (
 
 // Incoming is a file that a client sends to the origin. Of a large one a copy is
 // written to the disk tier on its way, so that its first reader finds it there.
-// No more than the copy comes of a lack of room or a sick disk.
+// A lack of room or a sick disk costs the copy, never the upload.
 //
 // It ends by Publish or Drop. Not for concurrent use.
 type Incoming struct {
@@ -84,16 +84,23 @@ func (in *Incoming) take(p []byte) {
 	in.at = end
 }
 
-// begin opens the copy. What lives on disk only has no place while the names on
-// it are still being read, and an upload does not wait for that.
+// begin opens the copy, if the tier can take one at once.
 func (in *Incoming) begin() {
 	c := in.in.cache
 	if !c.hold() {
 		return
 	}
-	tier := c.disk.Load()
-	if tier == nil || !tier.Ready() {
+	if tier := c.disk.Load(); tier != nil && tier.Ready() {
+		in.create(tier)
+	}
+	if in.copy == nil {
 		c.work.Done()
+	}
+}
+
+// create opens the copy, unless the tier has one: equal names have equal bytes.
+func (in *Incoming) create(tier *disk.Tier) {
+	if _, there := tier.Stat(in.key); there {
 		return
 	}
 	size := in.size
@@ -102,7 +109,6 @@ func (in *Incoming) begin() {
 	}
 	file, err := tier.Create(in.key, size)
 	if err != nil {
-		c.work.Done()
 		in.warn(err)
 		return
 	}
@@ -129,19 +135,20 @@ func (in *Incoming) makeRoom(end int64) error {
 // uploads have been answered. What comes beyond waits, as the disk does.
 const maxPublishing = 8
 
-// Publish puts the copy into the tier, if it is whole. It is to be called when
-// the origin has the file, and the bytes that were read are known to be right.
-// It does not wait until they are on the disk; look-ups do:
+// Publish puts the copy into the tier, if what was sent has been read to its end
+// and no Forget has meant it since. It is to be called when the origin has the
+// file, and the bytes that were read are known to be right. It does not wait until
+// they are on the disk; look-ups do:
 //
 //	Publish ── a flight for all who ask from now on
 //	        ── the copy is committed
 //	        ── landed: they find it in the tier, or begin a fill
 func (in *Incoming) Publish() {
-	if in.copy == nil || !in.whole {
-		in.Drop()
+	if in.ended {
 		return
 	}
-	if in.ended {
+	if in.copy == nil || !in.whole {
+		in.Drop()
 		return
 	}
 	in.ended = true

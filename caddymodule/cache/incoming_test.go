@@ -163,6 +163,22 @@ func TestForgetOfAnotherFile(t *testing.T) {
 	b.wantGet(p, pkg.File, Disk)
 }
 
+// TestUploadOfWhatIsOnDisk: nothing makes way for a second copy.
+func TestUploadOfWhatIsOnDisk(t *testing.T) {
+	b := newReadyBench(t)
+	_, p, pkg := b.put("a", 3*testPart)
+	b.wantGet(p, pkg.File, Miss)
+	b.settle()
+	before := b.cache.Tiers().Disk
+	in := b.files.Incoming(p, int64(len(pkg.File)))
+	b.read(in, pkg.File)
+	if during := b.cache.Tiers().Disk; during != before {
+		t.Errorf("the tier has %+v, before %+v", during, before)
+	}
+	in.Publish()
+	b.wantGet(p, pkg.File, Disk)
+}
+
 func TestUploadsOfOneNARSideBySide(t *testing.T) {
 	b := newReadyBench(t)
 	_, p, pkg := b.put("a", 2*testPart)

@@ -4,9 +4,12 @@
 // A NAR is written while it arrives and becomes visible only if its SHA-256 is
 // its name. A narinfo has to pass the gate of nix.ParseNARInfo, to be signed by
 // a trusted key and to find its NAR in place, with the content that was signed
-// once it is decompressed; what is stored is our own
-// rendering of it, with our signature if there is a key for it, and a stored
-// one is never replaced by one that says something else.
+// once it is decompressed; it may have to find the narinfos of its references in
+// place, too: see References. What is stored is our own rendering of it, with our
+// signature if there is a key for it, and a stored one is never replaced by one
+// that says something else: see Divergence.
+//
+// A NAR that a narinfo refers to is not deleted, unless the client insists.
 //
 // The package deliberately knows nothing of HTTP, of who uploads, and of caches.
 package upload
@@ -96,6 +99,10 @@ type Receiver struct {
 
 // Receive stores what belongs at path. Whatever is wrong with the body is a
 // *RejectedError, and nothing has changed; other errors are the origin's.
+//
+// Where a NAR is accepted and its body was read to io.EOF, the bytes that were
+// read are those of the NAR: their SHA-256 is its name. A body that was not read to
+// io.EOF says nothing.
 func (r *Receiver) Receive(ctx context.Context, path nix.CachePath, body Body) (Outcome, error) {
 	switch path.Kind() {
 	case nix.KindNARInfo:
