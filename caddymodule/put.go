@@ -64,7 +64,9 @@ func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
 		return
 	}
 	err = h.receiver.Delete(a.r.Context(), p, when)
-	h.files.Forget(p)
+	if !errors.As(err, new(*upload.RejectedError)) { // an outage says not what it left
+		h.files.Forget(p)
+	}
 	if err != nil {
 		h.fail(a, err)
 		return

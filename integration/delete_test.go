@@ -33,7 +33,11 @@ func TestDelete(t *testing.T) {
 		}{
 			{"NAR before its narinfo", func(t *testing.T, p nixtest.Package) {
 				c.delete(t, narPath(p)).wantRefusal(t, http.StatusConflict, p.NARInfo.StorePath.String())
-				c.get(t, narPath(p)).wantBody(t, p.File)
+				a := c.get(t, narPath(p))
+				a.wantBody(t, p.File)
+				if o.bucket != nil {
+					a.wantHeader(t, "Cache-Status", diskHit)
+				}
 			}},
 			{"narinfo, then its NAR", func(t *testing.T, p nixtest.Package) {
 				for _, path := range []string{narinfoPath(p), narPath(p)} {
