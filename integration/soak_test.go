@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -232,7 +233,7 @@ func (s *soak) publish(ctx context.Context, random *rand.Rand) {
 			return
 		}
 	}
-	for _, f := range files {
+	for _, f := range slices.Backward(files) {
 		if !s.expect(ctx, http.StatusOK, "DELETE", f.path, []byte("OK\n"), basic(deleteToken), repeatable) ||
 			!s.expect(ctx, http.StatusNotFound, "GET", f.path, nil) ||
 			!s.expect(ctx, http.StatusNotFound, "HEAD", f.path, nil) {
