@@ -27,6 +27,8 @@ type flight struct {
 	small *small
 	fill  *fill
 
+	publishing bool // it brings nothing itself: its file is about to be in the tier
+
 	forgotten bool // what it brings must not be stored; guarded by Cache.mu
 }
 

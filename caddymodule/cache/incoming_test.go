@@ -195,6 +195,25 @@ func TestUploadsOfOneNARSideBySide(t *testing.T) {
 	}
 }
 
+// TestUploadThatFailsBesideOneThatIsPublished: who asks goes on waiting for the
+// copy that is about to be there.
+func TestUploadThatFailsBesideOneThatIsPublished(t *testing.T) {
+	b := newReadyBench(t)
+	_, p, pkg := b.put("a", 1000)
+	published := &flight{ready: make(chan struct{}), cancel: func() {}, err: errLanded, publishing: true}
+	b.files.supersede(b.files.key(p), published)
+	in := b.files.Incoming(p, -1)
+	b.read(in, pkg.File)
+	in.Drop()
+	b.files.Forget(p)
+	if f, _ := b.files.join(p, b.files.key(p), b.cache.landed.Load()); f != published {
+		t.Error("a fill was begun beside it")
+	}
+	b.cache.land(b.files.key(p), published)
+	close(published.ready)
+	b.wantGet(p, pkg.File, Miss)
+}
+
 // TestUploadBesideAFill: whichever is first, its bytes are right and stay.
 func TestUploadBesideAFill(t *testing.T) {
 	b := newReadyBench(t)

@@ -293,7 +293,7 @@ func (n *Namespace) supersede(key string, next *flight) {
 	c := n.cache
 	c.mu.Lock()
 	c.forgets.Add(1)
-	if f := c.mu.flights[key]; f != nil {
+	if f := c.mu.flights[key]; f != nil && !f.publishing {
 		f.forgotten = true
 		delete(c.mu.flights, key)
 	}
