@@ -1,4 +1,5 @@
-// Package cache serves an origin's immutable files from memory and disk.
+// Package cache serves an origin's files, the immutable ones from memory and
+// disk.
 //
 // A request goes memory → disk → negative entry → origin. What has to come
 // from the origin is fetched once, however many ask for it: the first request
@@ -6,8 +7,9 @@
 // belongs to the cache. No client slows it down, and none ends it by leaving.
 //
 // Small files (narinfos) are read whole and live in memory and on disk; large
-// ones (NARs) live on disk only, from where the kernel serves them best. The
-// kinds differ by a row in the table of kinds.go, not by code paths of their own.
+// ones (NARs) live on disk only, from where the kernel serves them best. Those
+// that may change (listings, logs and their like) are passed through. The kinds
+// differ by a row in the table of kinds.go, not by code paths of their own.
 //
 // What is uploaded passes by on its way to the origin. A copy of a large file is
 // written to disk meanwhile, and enters the tier when the origin has it.

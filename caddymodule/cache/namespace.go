@@ -86,7 +86,8 @@ func (c *Cache) Namespace(id string, o origin.Reader, policy Policy, counters *C
 	return n
 }
 
-// key is the path's name in the tiers: safe in a file name, and unique.
+// key is the path's name in the tiers: unique, and safe in a file name where the
+// file can be in one.
 func (n *Namespace) key(p nix.CachePath) string {
 	return n.prefix + strings.TrimPrefix(p.String(), "nar/")
 }
@@ -98,7 +99,10 @@ func (n *Namespace) local() bool { return n.policy.PartSize == 0 }
 // fill.
 func (n *Namespace) Open(ctx context.Context, p nix.CachePath) (*Object, error) {
 	n.cache.Start()
-	if n.passes(p) {
+	switch {
+	case kinds[p.Kind()].mutable:
+		return n.openMutable(ctx, p)
+	case n.passes(p):
 		return n.passThrough(ctx, p)
 	}
 	key := n.key(p)
@@ -127,10 +131,11 @@ func (n *Namespace) Open(ctx context.Context, p nix.CachePath) (*Object, error) 
 	}
 }
 
-// passes reports whether a file is passed through: a large one that is local
-// already, or while there is no disk tier.
+// passes reports whether a file is passed through: one that may change, and a
+// large one that is local already, or while there is no disk tier.
 func (n *Namespace) passes(p nix.CachePath) bool {
-	return kinds[p.Kind()].small == 0 && (n.local() || n.cache.disk.Load() == nil)
+	k := kinds[p.Kind()]
+	return k.mutable || k.small == 0 && (n.local() || n.cache.disk.Load() == nil)
 }
 
 // lookup asks the tiers and the negative entries. Neither object nor error:
@@ -205,7 +210,7 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 	if info, ok := n.cache.filling(key); ok {
 		return info, Collapsed, nil
 	}
-	if !n.passes(p) && n.cache.negative.has(key) {
+	if n.remembers(p) && n.cache.negative.has(key) {
 		return Info{}, Negative, &AbsentError{Path: p.String(), Result: Negative}
 	}
 	result := Miss
@@ -215,7 +220,7 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 	forgets := n.cache.forgets.Load()
 	info, err := n.statOrigin(ctx, p)
 	if errors.Is(err, fs.ErrNotExist) {
-		if result == Miss {
+		if n.remembers(p) {
 			n.cache.remember(key, n.policy.NegativeTTL, forgets)
 		}
 		err = &AbsentError{Path: p.String(), Result: result}
@@ -224,6 +229,9 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 }
 
 func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) {
+	if kinds[p.Kind()].mutable {
+		return Info{}, Miss, false
+	}
 	if s, ok := n.cache.memory.get(key); ok {
 		return s.info(), Memory, true
 	}
@@ -252,7 +260,7 @@ func (n *Namespace) statOrigin(ctx context.Context, p nix.CachePath) (Info, erro
 		return s.info(), nil
 	}
 	info, err := n.origin.Stat(ctx, p.String())
-	return Info{Size: info.Size, Tag: nameTag(p)}, err
+	return Info{Size: info.Size, Tag: largeTag(p, info)}, err
 }
 
 // Forget drops every copy of a file, and that it was missing, before it
@@ -279,7 +287,7 @@ func (n *Namespace) forget(p nix.CachePath) {
 	if kinds[p.Kind()].small > 0 {
 		c.memory.forget(key)
 	}
-	if tier := c.disk.Load(); tier != nil {
+	if tier := c.disk.Load(); tier != nil && !kinds[p.Kind()].mutable {
 		if err := tier.Remove(key); err != nil {
 			n.log.Error("disk tier entry not removed", "path", p.String(), "error", err)
 		}
@@ -313,6 +321,16 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 		}
 		return memoryObject(s, Bypass), nil
 	}
+	o, err := n.openInTurn(ctx, p)
+	if err == nil {
+		n.counters.bypassed.Add(1)
+	}
+	return o, err
+}
+
+// openInTurn opens a file at the origin when what is passed through already
+// leaves a place for it.
+func (n *Namespace) openInTurn(ctx context.Context, p nix.CachePath) (*Object, error) {
 	if err := n.passing.take(ctx); err != nil {
 		return nil, err
 	}
@@ -326,7 +344,6 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 		defer n.passing.giveBack()
 		return closeBody()
 	}
-	n.counters.bypassed.Add(1)
 	return o, nil
 }
 
@@ -338,7 +355,7 @@ func (n *Namespace) openThrough(ctx context.Context, p nix.CachePath) (*Object, 
 	if err != nil {
 		return nil, err
 	}
-	seen := Info{Size: info.Size, Tag: nameTag(p)}
+	seen := Info{Size: info.Size, Tag: largeTag(p, info)}
 	if f, ok := body.(*os.File); ok {
 		return fileObject(f, seen, Bypass), nil
 	}

@@ -92,13 +92,17 @@ type originReader struct {
 	breaks int   // in a row
 	since  int64 // bytes since the last one
 
-	hash    hash.Hash // of the first hashed bytes
+	hash    hash.Hash // of the first hashed bytes; nil if there is nothing to compare it with
 	hashed  int64
 	damaged error // that hash is not the one in the name
 }
 
 func newOriginReader(ctx context.Context, n *Namespace, p nix.CachePath, info origin.Info, body io.ReadCloser) *originReader {
-	return &originReader{ctx: ctx, in: n, path: p, info: info, body: body, hash: sha256.New()}
+	r := &originReader{ctx: ctx, in: n, path: p, info: info, body: body}
+	if !kinds[p.Kind()].mutable {
+		r.hash = sha256.New()
+	}
+	return r
 }
 
 func (r *originReader) Read(p []byte) (int, error) {
@@ -165,7 +169,7 @@ func (r *originReader) readOnce(p []byte) (int, error) {
 // checked moves on by what has been read, unless it is the end of a whole that
 // has the wrong hash.
 func (r *originReader) checked(p []byte) (int, error) {
-	if r.offset == r.hashed {
+	if r.hash != nil && r.offset == r.hashed {
 		r.hash.Write(p)
 		r.hashed += int64(len(p))
 		if r.hashed == r.info.Size {
