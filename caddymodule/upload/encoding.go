@@ -11,11 +11,7 @@ import (
 // readDecoded reads a whole small body, at most max bytes after decoding.
 // Whatever is wrong with it is a *RejectedError.
 func readDecoded(body Body, max int64) ([]byte, error) {
-	if body.Size > max {
-		return nil, tooLarge(max)
-	}
-	body.Reader = &sized{r: clientReader{body.Reader}, left: max, max: max}
-	decoded, err := decodeBody(body)
+	decoded, err := decodeWithin(body, max)
 	if err != nil {
 		return nil, err
 	}
@@ -28,6 +24,16 @@ func readDecoded(body Body, max int64) ([]byte, error) {
 		return nil, tooLarge(max)
 	}
 	return b, nil
+}
+
+// decodeWithin undoes the Content-Encoding of a body that has at most max bytes
+// as sent. What it decodes to is the caller's to bound.
+func decodeWithin(body Body, max int64) (io.ReadCloser, error) {
+	if body.Size > max {
+		return nil, tooLarge(max)
+	}
+	body.Reader = &sized{r: clientReader{body.Reader}, left: max, max: max}
+	return decodeBody(body)
 }
 
 // undecodable is the error of a decoder, unless it is the body's own.
@@ -63,14 +69,19 @@ func (s *sized) Read(p []byte) (int, error) {
 func decodeBody(body Body) (io.ReadCloser, error) {
 	compression, known := encodings[body.Encoding]
 	if !known {
-		return nil, reject(Malformed, "Content-Encoding %.40q is not supported: use zstd, br, gzip, xz or none", body.Encoding)
+		return nil, reject(Malformed, "Content-Encoding %.40q is not supported: use zstd, br, gzip, xz, bzip2 or none", body.Encoding)
 	}
-	decoded, err := decompress.NewReader(body.Reader, compression)
+	decoded, err := decompress.NewReaderWithin(body.Reader, compression, maxEncodedWindow)
 	if err != nil {
 		return nil, undecodable(body.Encoding, err)
 	}
 	return decoded, nil
 }
+
+// maxEncodedWindow is the most memory, in bytes, that a body may ask for to be
+// decoded, however small it is: RFC 9659's limit for zstd, and what xz asks for
+// by default.
+const maxEncodedWindow = 8 << 20
 
 var encodings = map[string]nix.Compression{
 	"":         nix.CompressionNone,
@@ -80,4 +91,5 @@ var encodings = map[string]nix.Compression{
 	"br":       nix.CompressionBrotli,
 	"gzip":     nix.CompressionGzip,
 	"xz":       nix.CompressionXZ,
+	"bzip2":    nix.CompressionBzip2,
 }

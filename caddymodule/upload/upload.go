@@ -11,6 +11,9 @@
 //
 // A NAR that a narinfo refers to is not deleted, unless the client insists.
 //
+// Listings, logs, realisations and debug info are not signed: of these the form
+// is checked, and the latest upload stays.
+//
 // The package deliberately knows nothing of HTTP, of who uploads, and of caches.
 package upload
 
@@ -97,6 +100,17 @@ type Receiver struct {
 	referred referred
 }
 
+// receivers has a row for each kind of file.
+var receivers = map[nix.Kind]func(*Receiver, context.Context, nix.CachePath, Body) (Outcome, error){
+	nix.KindNARInfo:     (*Receiver).receiveNARInfo,
+	nix.KindNAR:         (*Receiver).receiveNAR,
+	nix.KindListing:     (*Receiver).receiveUnsigned,
+	nix.KindLog:         (*Receiver).receiveUnsigned,
+	nix.KindRealisation: (*Receiver).receiveUnsigned,
+	nix.KindBuildTrace:  (*Receiver).receiveUnsigned,
+	nix.KindDebugInfo:   (*Receiver).receiveUnsigned,
+}
+
 // Receive stores what belongs at path. Whatever is wrong with the body is a
 // *RejectedError, and nothing has changed; other errors are the origin's.
 //
@@ -104,14 +118,11 @@ type Receiver struct {
 // read are those of the NAR: their SHA-256 is its name. A body that was not read to
 // io.EOF says nothing.
 func (r *Receiver) Receive(ctx context.Context, path nix.CachePath, body Body) (Outcome, error) {
-	switch path.Kind() {
-	case nix.KindNARInfo:
-		return r.receiveNARInfo(ctx, path, body)
-	case nix.KindNAR:
-		return r.receiveNAR(ctx, path, body)
-	default:
+	receive, ok := receivers[path.Kind()]
+	if !ok {
 		return "", reject(Malformed, "%s: files of this kind can't be uploaded", path)
 	}
+	return receive(r, ctx, path, body)
 }
 
 // clientReader tells the client's failures from the origin's.

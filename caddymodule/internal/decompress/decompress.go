@@ -42,11 +42,24 @@ func NewReader(in io.Reader, c nix.Compression) (io.ReadCloser, error) {
 	return decode(in)
 }
 
+// NewReaderWithin is NewReader for what nobody vouches for: a file of zstd or xz
+// that asks for a window of more than so many bytes is an error.
+func NewReaderWithin(in io.Reader, c nix.Compression, window uint32) (io.ReadCloser, error) {
+	switch c {
+	case nix.CompressionZstd:
+		return zstdWithin(window)(in)
+	case nix.CompressionXZ:
+		return xzWithin(window)(in)
+	default:
+		return NewReader(in, c)
+	}
+}
+
 // decompressors has a row for each compression of NARs.
 var decompressors = map[nix.Compression]decoder{
 	nix.CompressionNone:   plain,
-	nix.CompressionXZ:     decodeXZ,
-	nix.CompressionZstd:   decodeZstd,
+	nix.CompressionXZ:     xzWithin(maxXZDict),
+	nix.CompressionZstd:   zstdWithin(maxZstdWindow),
 	nix.CompressionBzip2:  func(in io.Reader) (io.ReadCloser, error) { return plain(bzip2.NewReader(in)) },
 	nix.CompressionBrotli: decodeBrotli,
 	nix.CompressionGzip:   decodeGzip,
@@ -60,20 +73,26 @@ func decodeBrotli(in io.Reader) (io.ReadCloser, error) { return plain(brotli.New
 
 func decodeGzip(in io.Reader) (io.ReadCloser, error) { return gzip.NewReader(in) }
 
-func decodeZstd(in io.Reader) (io.ReadCloser, error) {
-	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
-	if err != nil {
-		return nil, err
+// zstdWithin decodes what asks for a window of at most so many bytes.
+func zstdWithin(window uint32) decoder {
+	return func(in io.Reader) (io.ReadCloser, error) {
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(uint64(window)))
+		if err != nil {
+			return nil, err
+		}
+		return z.IOReadCloser(), nil
 	}
-	return z.IOReadCloser(), nil
 }
 
-func decodeXZ(in io.Reader) (io.ReadCloser, error) {
-	x, err := xz.NewReader(in, maxXZDict)
-	if err != nil {
-		return nil, err
+// xzWithin decodes what asks for a dictionary of at most so many bytes.
+func xzWithin(dict uint32) decoder {
+	return func(in io.Reader) (io.ReadCloser, error) {
+		x, err := xz.NewReader(in, dict)
+		if err != nil {
+			return nil, err
+		}
+		return plain(x)
 	}
-	return plain(x)
 }
 
 // decodeLzip reads a file of lzip members
