@@ -11,8 +11,13 @@ import (
 
 // contentTypes are ours, never what an uploader said.
 var contentTypes = [...]string{
-	nix.KindNARInfo: "text/x-nix-narinfo",
-	nix.KindNAR:     "application/x-nix-nar",
+	nix.KindNARInfo:     "text/x-nix-narinfo",
+	nix.KindNAR:         "application/x-nix-nar",
+	nix.KindListing:     "application/json",
+	nix.KindLog:         "text/plain; charset=utf-8",
+	nix.KindRealisation: "application/json",
+	nix.KindBuildTrace:  "application/json",
+	nix.KindDebugInfo:   "application/json",
 }
 
 // setFileHeaders sets what every answer with a file has, Cache-Status included.
@@ -26,12 +31,17 @@ func (h *Handler) setFileHeaders(header http.Header, kind nix.Kind, info cache.I
 	header["Accept-Ranges"] = values[3:4:4]
 	header["Cache-Control"] = values[4:5:5]
 	header["Cache-Status"] = values[5:6:6]
+	if kind == nix.KindLog { // whoever could upload it, it runs nothing in a browser
+		header.Set("Content-Security-Policy", "sandbox")
+	}
 }
 
 func (h *Handler) cacheControl(kind nix.Kind) string {
 	switch {
 	case kind == nix.KindNARInfo:
 		return h.narinfoControl
+	case kind != nix.KindNAR:
+		return h.scope() + ", no-cache" // an upload may replace it
 	case h.Private:
 		return "private, max-age=31536000, immutable, no-transform"
 	default:

@@ -79,7 +79,7 @@ type fileCounters struct{ lookups, bytes prometheus.Counter }
 
 func newHandlerMetrics(name string, fills *cache.Counters) *handlerMetrics {
 	m := &handlerMetrics{name: name, fills: fills, files: map[fileLookup]fileCounters{}}
-	for _, kind := range []nix.Kind{nix.KindNARInfo, nix.KindNAR} {
+	for kind := range nix.Kinds() {
 		for result, source := range sources {
 			m.files[fileLookup{kind, result}] = fileCounters{
 				lookups: metrics.lookups.WithLabelValues(name, kind.String(), result.String()),

@@ -33,6 +33,19 @@ type target struct {
 	err   error                   // why not
 }
 
+// allow returns the methods that are possible, as in Allow. Where a file could
+// be, clients are told what is wrong with the path, not with the method.
+func (t target) allow() string {
+	switch {
+	case t.serve != nil && t.path.IsZero():
+		return "GET, HEAD"
+	case t.serve == nil, t.path.Kind() == nix.KindNARInfo, t.path.Kind() == nix.KindNAR:
+		return "GET, HEAD, PUT, DELETE"
+	default:
+		return "GET, HEAD, PUT"
+	}
+}
+
 func route(urlPath string) target {
 	switch path := strings.TrimPrefix(urlPath, "/"); path {
 	case "", "nix-cache-info":
@@ -51,14 +64,13 @@ func route(urlPath string) target {
 }
 
 func (h *Handler) serve(a *answer, t target) {
-	file := t.serve == nil || !t.path.IsZero() // or would be one
-	switch a.r.Method {
+	switch allow := t.allow(); a.r.Method {
 	case http.MethodGet, http.MethodHead:
 		if t.serve == nil {
 			a.text(http.StatusNotFound, "there is no such path in a Nix binary cache")
 			return
 		}
-		if file {
+		if !t.path.IsZero() {
 			if err := h.authorizeRead(a.r); err != nil {
 				h.fail(a, err)
 				return
@@ -66,17 +78,13 @@ func (h *Handler) serve(a *answer, t target) {
 		}
 		t.serve(h, a)
 	case http.MethodPut, http.MethodDelete:
-		if !file {
-			a.notAllowed("GET, HEAD")
+		if !strings.Contains(allow, a.r.Method) {
+			a.notAllowed(allow)
 			return
 		}
 		h.write(a, t)
 	default:
-		if file {
-			a.notAllowed("GET, HEAD, PUT, DELETE")
-		} else {
-			a.notAllowed("GET, HEAD")
-		}
+		a.notAllowed(allow)
 	}
 }
 
