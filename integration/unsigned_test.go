@@ -191,6 +191,21 @@ func testUnsignedRestart(t *testing.T, c *cache, f unsignedFile) {
 	c.get(t, f.path).wantHeader(t, "ETag", etag)
 }
 
+// TestUnsignedFilesOfAPrivateCache: they are as private as all else.
+func TestUnsignedFilesOfAPrivateCache(t *testing.T) {
+	c := startCache(t, dirOrigin(t), privateLines...)
+	for _, f := range unsignedFiles("private") {
+		c.put(t, f.path, []byte(f.body)).wantStatus(t, http.StatusCreated)
+		for _, method := range []string{"GET", "HEAD"} {
+			c.do(t, method, f.path, nil).wantStatus(t, http.StatusUnauthorized)
+			c.do(t, method, f.path, nil, basic(uploadToken)).wantStatus(t, http.StatusForbidden)
+		}
+		a := c.get(t, f.path, basic(readToken))
+		a.wantBody(t, []byte(f.body))
+		a.wantHeader(t, "Cache-Control", "private, no-cache")
+	}
+}
+
 // TestUnsignedFilesInMetrics: each kind is counted under its label.
 func TestUnsignedFilesInMetrics(t *testing.T) {
 	c := startCache(t, dirOrigin(t))
