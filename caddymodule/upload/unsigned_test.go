@@ -41,6 +41,7 @@ var unsignedFiles = []struct{ path, contentType, body string }{
 	{realisationPath, "application/json", `{"dependentRealisations":{},"id":"` + realisationID + `","outPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0","signatures":[]}`},
 	{realisationPath, "application/json", `{"outPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0"}`},
 	{buildTracePath, "application/json", `{"outPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0","signatures":[{"keyName":"cache.example.com-1","sig":"AA=="}]}`},
+	{buildTracePath, "application/json", `{"key":{"drvPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0.drv","outputName":"out"},"value":{"outPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0","signatures":[]}}`},
 	{debugInfoPath, "application/json", `{"archive":"../nar/1a7y0p0z7f3rllhxk8zmgs8w3nh1qji08iswms0kh0ly71mmvy16.nar.xz","member":"lib/debug/.build-id/ab/cdef0123456789abcdef0123456789abcdef01.debug"}`},
 }
 
@@ -164,7 +165,7 @@ func TestAttack11UnsignedFiles(t *testing.T) {
 			`{"outPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0","outPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0"}`,
 			`{"outPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0","id":"` + realisationID + `x"}`, `{"outPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0","id":null}`,
 		},
-		buildTracePath: {"", "[]", "{}", `{"outPath":"x"}`, `{"outPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0"}x`},
+		buildTracePath: {"", "[]", "{}", `{"key":{},"value":1}`, `{"outPath":"x"}`, `{"outPath":"3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0"}x`},
 		debugInfoPath: {
 			"", "[]", "{}", debugInfo("", ""), debugInfo(nar, ""), debugInfo("", member), `{"archive":1,"member":2}`, `{"archive":["` + nar + `"],"member":"x"}`,
 			debugInfo(nar[3:], member), debugInfo("../"+nar, member), debugInfo("/"+nar[3:], member), debugInfo("https://elsewhere.invalid/"+nar[3:], member), debugInfo("//elsewhere.invalid/"+nar[3:], member),
