@@ -110,13 +110,13 @@ func (r *Receiver) requireContent(ctx context.Context, n *nix.NARInfo) error {
 	if n.Compression == nix.CompressionNone {
 		return nil // the file is the NAR, and was hashed when it was uploaded
 	}
-	got, known := r.contents.get(n.FileHash)
+	got, known := r.contents.get(n.NARPath())
 	if !known {
 		var err error
 		if got, err = r.measureStored(ctx, n); err != nil {
 			return err
 		}
-		r.contents.add(n.FileHash, got)
+		r.contents.add(n.NARPath(), got)
 	}
 	switch {
 	case got.size != n.NARSize:
@@ -161,37 +161,38 @@ func (b *originBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// maxContents bounds the memory of contents, about 150 bytes each. A push sends
+// maxContents bounds the memory of contents, about 400 bytes each. A push sends
 // each narinfo soon after its NAR.
 const maxContents = 10_000
 
 // contents remembers what NARs decompress to, the latest ones: it only spares
-// measuring again. Its zero value is ready for use.
+// measuring again. The paths tell the compression, too: the same bytes under
+// another suffix are something else. Its zero value is ready for use.
 type contents struct {
 	mu struct {
 		sync.Mutex
-		known map[nix.SHA256]content // by file hash
-		order []nix.SHA256           // oldest first
+		known map[nix.CachePath]content
+		order []nix.CachePath // oldest first
 	}
 }
 
-func (c *contents) get(fileHash nix.SHA256) (content, bool) {
+func (c *contents) get(nar nix.CachePath) (content, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	got, ok := c.mu.known[fileHash]
+	got, ok := c.mu.known[nar]
 	return got, ok
 }
 
-func (c *contents) add(fileHash nix.SHA256, got content) {
+func (c *contents) add(nar nix.CachePath, got content) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mu.known == nil {
-		c.mu.known = make(map[nix.SHA256]content)
+		c.mu.known = make(map[nix.CachePath]content)
 	}
-	if _, there := c.mu.known[fileHash]; !there {
-		c.mu.order = append(c.mu.order, fileHash)
+	if _, there := c.mu.known[nar]; !there {
+		c.mu.order = append(c.mu.order, nar)
 	}
-	c.mu.known[fileHash] = got
+	c.mu.known[nar] = got
 	if len(c.mu.order) > maxContents {
 		delete(c.mu.known, c.mu.order[0])
 		c.mu.order = c.mu.order[1:]

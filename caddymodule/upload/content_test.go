@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
@@ -116,6 +117,28 @@ func TestContentThatWasNotSigned(t *testing.T) {
 	}
 }
 
+// TestTheSameBytesUnderAnotherSuffix: what a file is decompressed depends on how
+// clients are told to do it, whatever was measured of it before.
+func TestTheSameBytesUnderAnotherSuffix(t *testing.T) {
+	for right, compress := range compressors {
+		for wrong := range compressors {
+			if right == wrong || right == nix.CompressionNone || wrong == nix.CompressionNone {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s as %s", right, wrong), func(t *testing.T) {
+				r, _ := newReceiver()
+				p := nixtest.NewPackage("hello", 1000, nixtest.SignedBy(key1), nixtest.Compressed(right, compress))
+				wantOutcome(t, r, p.NARInfo.NARPath(), announced(p.File), Stored)
+				p.NARInfo.Compression = wrong
+				wantOutcome(t, r, p.NARInfo.NARPath(), announced(p.File), Stored)
+				wantRejected(t, r, infoPath(p), announced(p.Text()), Mismatch)
+				p.NARInfo.Compression = right
+				wantOutcome(t, r, infoPath(p), announced(p.Text()), Stored)
+			})
+		}
+	}
+}
+
 func TestFilesThatCanNotBeDecompressed(t *testing.T) {
 	garbage := make([]byte, 1<<20)
 	for i := range garbage {
@@ -176,9 +199,10 @@ func TestContentsAreBounded(t *testing.T) {
 	for i := range 2 * maxContents {
 		var hash nix.SHA256
 		binary.LittleEndian.PutUint64(hash[:], uint64(i))
-		c.add(hash, content{size: int64(i)})
-		c.add(hash, content{size: int64(i)})
-		if got, ok := c.get(hash); !ok || got.size != int64(i) {
+		path := nix.NARPath(hash, nix.CompressionXZ)
+		c.add(path, content{size: int64(i)})
+		c.add(path, content{size: int64(i)})
+		if got, ok := c.get(path); !ok || got.size != int64(i) {
 			t.Fatalf("%d is not remembered", i)
 		}
 	}

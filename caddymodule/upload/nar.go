@@ -31,7 +31,7 @@ func (r *Receiver) receiveNAR(ctx context.Context, path nix.CachePath, body Body
 	inside := measureWhile(io.LimitReader(clientReader{body}, r.MaxSize+1), path)
 	outcome, err := r.takeNAR(ctx, path, &measured{r: inside, sum: sha256.New()}, body.Size, present.Size)
 	if c, ok := inside.end(); ok && err == nil {
-		r.contents.add(path.FileHash(), c)
+		r.contents.add(path, c)
 	}
 	return outcome, err
 }
