@@ -22,28 +22,58 @@ type content struct {
 
 var errContentTooLong = errors.New("it decompresses to more")
 
-// measure decompresses a file to its end, or until it has more than limit bytes.
-func measure(in io.Reader, c nix.Compression, limit int64) (content, error) {
+// measure decompresses a file to its end, or until check, which is told how many
+// bytes have come out of it, returns an error.
+func measure(in io.Reader, c nix.Compression, check func(size int64) error) (content, error) {
 	decoded, err := decompress.NewReader(in, c)
 	if err != nil {
 		return content{}, err
 	}
 	defer decoded.Close()
 	sum := sha256.New()
-	size, err := io.CopyBuffer(sum, io.LimitReader(decoded, limit+1), make([]byte, copyBuffer))
-	switch {
-	case err != nil:
+	size, err := io.CopyBuffer(sum, &checked{r: decoded, check: check}, make([]byte, copyBuffer))
+	if err != nil {
 		return content{}, err
-	case size > limit:
-		return content{}, errContentTooLong
 	}
 	return content{nix.SHA256(sum.Sum(nil)), size}, nil
 }
 
-// maxUnasked is the most that a NAR is decompressed to while it is uploaded, when
-// nobody knows yet how large it should be. A larger one is measured again when
-// its narinfo comes, whose signature vouches for the size.
-const maxUnasked = 64 << 30
+// checked reads until check says no.
+type checked struct {
+	r     io.Reader
+	size  int64
+	check func(size int64) error
+}
+
+func (c *checked) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.size += int64(n)
+	if refused := c.check(c.size); refused != nil {
+		return n, refused
+	}
+	return n, err
+}
+
+// A NAR that is uploaded is decompressed on the way, when nobody knows yet how
+// large it should be, to this many bytes and so many times what was read of the
+// file. One of more is measured again when its narinfo comes, whose signature
+// vouches for the size.
+const (
+	unaskedSize  = 64 << 20
+	unaskedRatio = 100
+)
+
+// counted counts what is read through it.
+type counted struct {
+	r    io.Reader
+	size int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.size += int64(n)
+	return n, err
+}
 
 // measuring measures a NAR while it is read through Read.
 type measuring struct {
@@ -52,19 +82,27 @@ type measuring struct {
 	result chan content // has one if the file was decompressed to its end
 }
 
-// measureWhile begins to measure what the caller reads from it.
-func measureWhile(in io.Reader, path nix.CachePath) *measuring {
+// measureWhile begins to measure what the caller reads from it. It ends early
+// with the context.
+func measureWhile(ctx context.Context, in io.Reader, path nix.CachePath) *measuring {
 	r, w := io.Pipe()
 	m := &measuring{in: in, pipe: w, result: make(chan content, 1)}
 	go func() {
 		defer close(m.result)
 		defer r.CloseWithError(errMeasured) // lets the caller read on
-		buffered := bufio.NewReaderSize(r, copyBuffer)
+		file := &counted{r: r}
+		buffered := bufio.NewReaderSize(file, copyBuffer)
 		c := compressionOf(path, buffered)
 		if c == nix.CompressionNone {
 			return // the file is the NAR
 		}
-		if measured, err := measure(buffered, c, maxUnasked); err == nil {
+		measured, err := measure(buffered, c, func(size int64) error {
+			if size > unaskedSize+unaskedRatio*file.size {
+				return errContentTooLong
+			}
+			return ctx.Err()
+		})
+		if err == nil {
 			m.result <- measured
 		}
 	}()
@@ -135,8 +173,15 @@ func (r *Receiver) measureStored(ctx context.Context, n *nix.NARInfo) (content, 
 	}
 	defer body.Close()
 	in := &originBody{r: body}
-	got, err := measure(in, n.Compression, n.NARSize)
+	got, err := measure(in, n.Compression, func(size int64) error {
+		if size > n.NARSize {
+			return errContentTooLong
+		}
+		return ctx.Err()
+	})
 	switch {
+	case ctx.Err() != nil:
+		return content{}, ctx.Err()
 	case in.err != nil:
 		return content{}, &origin.UnavailableError{Op: "read", Path: n.URL(), Err: in.err}
 	case errors.Is(err, errContentTooLong):

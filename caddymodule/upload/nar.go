@@ -28,7 +28,7 @@ func (r *Receiver) receiveNAR(ctx context.Context, path nix.CachePath, body Body
 	} else if err != nil {
 		return "", err
 	}
-	inside := measureWhile(io.LimitReader(clientReader{body}, r.MaxSize+1), path)
+	inside := measureWhile(ctx, io.LimitReader(clientReader{body}, r.MaxSize+1), path)
 	outcome, err := r.takeNAR(ctx, path, &measured{r: inside, sum: sha256.New()}, body.Size, present.Size)
 	if c, ok := inside.end(); ok && err == nil {
 		r.contents.add(path, c)
