@@ -305,7 +305,7 @@ func attacks08(t testing.TB, b attackBase) []attack {
 	}
 	add("StorePath", "StorePath: expected",
 		"", base, path+"/", path+"/bin", "/nix/store/../store/"+base, "/nix//store/"+base, "/nix/store/./"+base, "/gnu/store/"+base,
-		"/nix/store/"+someHash, "/nix/store/"+someHash+"-", "/nix/store/"+someHash+"-..", "/nix/store/E"+base[1:], path+" ", " "+path)
+		"/nix/store/"+someHash, "/nix/store/"+someHash+"-", "/nix/store/"+someHash+"-..", "/nix/store/"+someHash+"-"+strings.Repeat("x", 212), "/nix/store/E"+base[1:], path+" ", " "+path)
 	add("References", unsorted, refs[1]+" "+refs[0], refs[0]+" "+refs[0], refs[0]+" "+refs[1]+" "+refs[1])
 	add("References", "References: expected",
 		" ", refs[0]+"  "+refs[1], refs[0]+" ", " "+refs[0], "/nix/store/"+refs[0], refs[0]+","+refs[1], someHash, someHash+"-", someHash+"-.")
@@ -326,6 +326,17 @@ func attacks09(t testing.TB, b attackBase) []attack {
 		{"uncompressed, but FileSize is not NarSize", set(t, b.none, "FileSize", "1"), "FileSize: expected the NarSize"},
 		{"no FileHash", edit(t, b.refs, line(t, b.refs, "FileHash"), ""), "FileHash: expected it"},
 		{"no FileSize", edit(t, b.refs, line(t, b.refs, "FileSize"), ""), "FileSize: expected it"},
+	}
+}
+
+// Whose truth only the NAR's file shows, or nobody: clients take them as they are.
+func TestAttack09WhatIsTaken(t *testing.T) {
+	b := newAttackBase(t)
+	for field, value := range map[string]string{"FileSize": "1", "Deriver": someHash + "-evil.drv"} {
+		lied := mustParseNARInfo(t, []byte(set(t, b.refs, field, value)))
+		if !lied.SameSignedFields(mustParseNARInfo(t, []byte(b.refs))) {
+			t.Errorf("%s is signed", field)
+		}
 	}
 }
 
