@@ -8,6 +8,7 @@ import (
 	zombie "zombiezen.com/go/nix"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 )
 
 // Digests of nothing.
@@ -36,19 +37,8 @@ func TestParseContentAddress(t *testing.T) {
 	}
 }
 
-var badContentAddresses = []string{
-	"", ":", "text", "text:", "fixed:", "fixed:r:", "sha256:" + emptyHash, "text:" + emptyHash,
-	"text:md5:" + md5Digits, "text:sha1:" + sha1Digits, "text:sha512:" + sha512Digits, "text:r:sha256:" + emptyHash,
-	"fixed:git:sha1:" + sha1Digits, "fixed:git:sha256:" + emptyHash, "fixed:x:sha256:" + emptyHash, "fixed:r:r:sha256:" + emptyHash,
-	"fixed:blake3:" + emptyHash, "fixed:sha256:" + md5Digits, "fixed:md5:" + emptyHash, "fixed:sha256-" + emptyHash,
-	"fixed:sha256:" + strings.Repeat("z", 52), "fixed:sha256:" + emptyHash + ":", "fixed:sha256:" + emptyHash + " ", " fixed:sha256:" + emptyHash,
-	"FIXED:sha256:" + emptyHash, "fixed:SHA256:" + emptyHash, "fixed::" + emptyHash, "fixed:sha256::" + emptyHash,
-	"fixed:sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
-	"fixed:sha256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
-}
-
 func TestParseContentAddressRefuses(t *testing.T) {
-	for _, text := range badContentAddresses {
+	for _, text := range nixtest.BadContentAddresses {
 		if ca, err := nix.ParseContentAddress(text); err == nil {
 			t.Errorf("ParseContentAddress(%q) = %v, want an error", text, ca)
 		} else {

@@ -331,8 +331,8 @@ func FuzzParseNARInfo(f *testing.F) {
 	for _, text := range readTestdata(f) {
 		f.Add(text)
 	}
-	for _, a := range attacks(f) {
-		f.Add([]byte(a.text))
+	for _, a := range newAttackBase(f).Attacks() {
+		f.Add([]byte(a.Text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		n, err := nix.ParseNARInfo(text)
