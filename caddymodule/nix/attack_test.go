@@ -50,6 +50,15 @@ func TestAttackBaseIsTaken(t *testing.T) {
 	}
 }
 
+// The synthetic ones are attacked in the same way.
+func TestAttackVictims(t *testing.T) {
+	v := nixtest.NewVictims(func(nar []byte) []byte { return append([]byte("packed"), nar...) }, nixtest.NewKey("test-1"))
+	for _, p := range v.All() {
+		mustParseNARInfo(t, p.Text())
+	}
+	checkAttacks(t, v.Base().Attacks())
+}
+
 // attacksOf returns those of one point of the list.
 func attacksOf(t testing.TB, point int) []nixtest.Attack {
 	attacks := newAttackBase(t).Attacks()

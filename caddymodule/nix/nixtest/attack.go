@@ -31,6 +31,46 @@ type AttackBase struct {
 	FlatMD5 string // fixed:md5
 }
 
+// Victims are packages to make an AttackBase of.
+type Victims struct{ Refs, Plain, None, Text, Fixed, Texts, FlatMD5 Package }
+
+// NewVictims returns packages that are signed by key and compressed by xz.
+func NewVictims(xz func(nar []byte) []byte, key nix.PrivateKey) Victims {
+	deriver := func(p *Package) { p.NARInfo.Deriver = StorePath(p.NARInfo.StorePath.Name() + ".drv") }
+	references := References(StorePath("lib"), StorePath("doc"))
+	victim := func(name string, options ...Option) Package {
+		return NewPackage(name, 1000, append(options, SignedBy(key))...)
+	}
+	packed := Compressed(nix.CompressionXZ, xz)
+	return Victims{
+		Refs:    victim("refs", packed, references, deriver),
+		Plain:   victim("plain", packed, deriver),
+		None:    victim("none", deriver),
+		Text:    victim("text", packed, ContentAddressed("text:sha256")),
+		Fixed:   victim("fixed", packed, ContentAddressed("fixed:r:sha256")),
+		Texts:   victim("texts", packed, references, ContentAddressed("text:sha256")),
+		FlatMD5: victim("flat-md5", packed, ContentAddressed("fixed:md5")),
+	}
+}
+
+// All returns the packages.
+func (v Victims) All() []Package {
+	return []Package{v.Refs, v.Plain, v.None, v.Text, v.Fixed, v.Texts, v.FlatMD5}
+}
+
+// Base returns their narinfos.
+func (v Victims) Base() AttackBase {
+	return AttackBase{
+		Refs:    string(v.Refs.Text()),
+		Plain:   string(v.Plain.Text()),
+		None:    string(v.None.Text()),
+		Text:    string(v.Text.Text()),
+		Fixed:   string(v.Fixed.Text()),
+		Texts:   string(v.Texts.Text()),
+		FlatMD5: string(v.FlatMD5.Text()),
+	}
+}
+
 // Attacks returns all that a narinfo can show by itself.
 func (b AttackBase) Attacks() []Attack {
 	return slices.Concat(b.attacks01(), b.attacks02(), b.attacks03(), b.attacks04(), b.attacks05(),

@@ -61,6 +61,20 @@ func TestCompressed(t *testing.T) {
 	}
 }
 
+func TestContentAddressed(t *testing.T) {
+	a, b := nixtest.StorePath("a"), nixtest.StorePath("b")
+	for _, p := range []nixtest.Package{
+		nixtest.NewPackage("hello-1.0", 10, nixtest.ContentAddressed("text:sha256")),
+		nixtest.NewPackage("hello-1.0", 10, nixtest.References(b, a), nixtest.ContentAddressed("text:sha256")),
+		nixtest.NewPackage("hello-1.0", 10, nixtest.References(a, b), nixtest.ContentAddressed("fixed:r:sha256")),
+		nixtest.NewPackage("hello-1.0", 10, nixtest.ContentAddressed("fixed:md5")),
+	} {
+		if _, err := nix.ParseNARInfo(p.Text()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestStreamRepeats(t *testing.T) {
 	s := nixtest.NewStream("big-1.0", 1<<20+3)
 	for range 2 {
