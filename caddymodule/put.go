@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
@@ -113,6 +114,7 @@ func (h *Handler) countFailed(kind string, err error) {
 const (
 	maxDrainHTTP1 = 4 << 20
 	maxDrainHTTP2 = 64 << 20
+	maxDrainTime  = 10 * time.Second
 )
 
 // drain reads what a refused client still sends. A client on HTTP/2 that is cut
@@ -127,5 +129,7 @@ func (a *answer) drain() {
 	case a.r.Header.Get("Expect") != "":
 		return
 	}
+	// One that announced more than it sends would wait for ever for an answer.
+	http.NewResponseController(a.w).SetReadDeadline(time.Now().Add(maxDrainTime))
 	io.CopyN(io.Discard, a.r.Body, most)
 }
