@@ -37,8 +37,10 @@ func gzipOf(b []byte) []byte {
 	return packed(b, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil })
 }
 
+func brotliWriter(w io.Writer) io.WriteCloser { return brotli.NewWriterLevel(w, 2) }
+
 func brotliOf(b []byte) []byte {
-	return packed(b, func(w io.Writer) (io.WriteCloser, error) { return brotli.NewWriterLevel(w, 2), nil })
+	return packed(b, func(w io.Writer) (io.WriteCloser, error) { return brotliWriter(w), nil })
 }
 
 func lz4Of(b []byte) []byte {
