@@ -158,7 +158,7 @@ func TestAttack11UnsignedFiles(t *testing.T) {
 			listingOf("[]"), listingOf(`"x"`), listingOf("null"), listingOf(`{"a":}`), listingOf(`{"a":1,}`), listingOf(`{"a"}`), listingOf(`{1:2}`), listingOf(`{"a":[1,]}`),
 			listingOf("{\"\xff\":1}"), listingOf("{\"\xc3\":1}"), listingOf("{\"\xed\xa0\x80\":1}"), listingOf("{\"a\nb\":1}"), listingOf(`{"\x":1}`), listingOf("{\"a\":tru}"),
 			listingOf(deep), listingOf(`{"a":` + strings.Repeat("[", 1<<20)), listingOf(`{"a":"` + strings.Repeat("x", maxToken+1) + `"}`),
-			listingOf(`{"a":` + strings.Repeat("1", maxToken+1) + `}`), listingOf(`{"a":` + strings.Repeat(" ", maxToken+1) + `1}`), fmt.Sprintf("{"+many+listing[1:], counted(maxMembers)...),
+			listingOf(`{"a":` + strings.Repeat("1", maxToken+1) + `}`), listingOf(`{"a":` + strings.Repeat(" ", maxToken+1) + `1}`), fmt.Sprintf("{"+many+listing[1:], ints(maxMembers)...),
 		},
 		realisationPath: {
 			"", "[]", "{}", `{"outPath":1}`, `{"outPath":""}`, `{"outPath":"hello"}`, `{"outPath":"/nix/store/3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0"}`, `{"outPath":"../3a8z59sdp7hp88fiv1z2qk96f108x329-ca-1.0"}`,
@@ -181,7 +181,7 @@ func TestAttack11UnsignedFiles(t *testing.T) {
 	}
 }
 
-func counted(n int) (numbers []any) {
+func ints(n int) (numbers []any) {
 	for i := range n {
 		numbers = append(numbers, i)
 	}
