@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/dir"
@@ -115,6 +116,15 @@ func (c *R2Config) resolve(v *values) originSettings {
 		},
 		fills: v.integer("origin r2: parallel", c.Parallel, defaultParallel),
 	}
+}
+
+// spoolDir is where parts of uploads lie that memory has no room for: where the
+// operator has given us disk.
+func (s settings) spoolDir() string {
+	if s.diskPath == "" {
+		return dataDir("spool")
+	}
+	return filepath.Join(s.diskPath, "spool")
 }
 
 // open returns the origin. It reaches neither disk nor network. observe, if set,

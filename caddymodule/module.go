@@ -153,6 +153,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		return err
 	}
 	h.log = h.log.With("cache", h.set.name)
+	h.set.origin.r2.SpoolDir = h.set.spoolDir()
 	if h.origin, err = h.set.origin.open(h.log, h.metrics.observeOrigin); err != nil {
 		return err
 	}

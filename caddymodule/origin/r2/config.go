@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 )
@@ -20,6 +21,9 @@ const (
 	DefaultPartSize = 16 << 20
 	// DefaultMaxRequests is what Config.MaxRequests is if it is 0.
 	DefaultMaxRequests = 64
+	// DefaultSpoolMemory is what Config.SpoolMemory is if it is 0: two uploads
+	// at full speed.
+	DefaultSpoolMemory = 96 << 20
 
 	maxParts = 10_000
 )
@@ -56,9 +60,18 @@ type Config struct {
 	Prefix string
 
 	// PartSize is the size of an upload's parts, in bytes. An object that
-	// fits one part is one request; one upload holds up to three parts in
-	// memory; an object has up to 10,000. Default: 16 MiB; at least 5 MiB.
+	// fits one part is one request; one upload holds up to three parts at a
+	// time; an object has up to 10,000. Default: 16 MiB; at least 5 MiB.
 	PartSize int64
+
+	// SpoolMemory is how many bytes the parts of all uploads may take up in
+	// memory. Others lie in files until they are sent. Default: 96 MiB.
+	SpoolMemory int64
+
+	// SpoolDir is the directory for those files, which have no name and are
+	// gone with the process. It is made when it is needed. Default: the
+	// system's for temporary files, which may be in memory.
+	SpoolDir string
 
 	// MaxRequests is how many requests may be under way at a time, bodies
 	// that are being read included. Others wait. Default: 64.
@@ -91,6 +104,8 @@ func (c Config) withDefaults() (Config, error) {
 	c.Region = cmp.Or(c.Region, "auto")
 	c.PartSize = cmp.Or(c.PartSize, DefaultPartSize)
 	c.MaxRequests = cmp.Or(c.MaxRequests, DefaultMaxRequests)
+	c.SpoolMemory = cmp.Or(c.SpoolMemory, DefaultSpoolMemory)
+	c.SpoolDir = cmp.Or(c.SpoolDir, os.TempDir())
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -18,3 +18,10 @@ func NewThrough(cfg Config, dial func(ctx context.Context, network, addr string)
 	}
 	return newOrigin(cfg, transport)
 }
+
+// SpoolUsed is how many bytes of memory parts take up.
+func (o *Origin) SpoolUsed() int64 {
+	o.spool.mu.Lock()
+	defer o.spool.mu.Unlock()
+	return o.spool.mu.used
+}

@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -31,16 +30,16 @@ type Origin struct {
 	endpoint string
 	bucket   string
 	prefix   string
-	partSize int
+	partSize int64
 	client   *s3.Client
 	log      *slog.Logger
-	buffers  sync.Pool // of *[]byte with a capacity of partSize
+	spool    *spool
 }
 
 var _ origin.Origin = (*Origin)(nil)
 
-// New returns the origin that cfg describes. It opens no connection, and reads
-// no file and none of the AWS variables of the environment.
+// New returns the origin that cfg describes. It opens no connection and no file,
+// and reads none of the AWS variables of the environment.
 func New(cfg Config) (*Origin, error) {
 	dialer := &net.Dialer{Timeout: 10 * time.Second}
 	return newOrigin(cfg, newTransport(dialer.DialContext))
@@ -58,9 +57,10 @@ func newOrigin(cfg Config, transport *http.Transport) (*Origin, error) {
 		endpoint: cfg.Endpoint,
 		bucket:   cfg.Bucket,
 		prefix:   cfg.Prefix,
-		partSize: int(cfg.PartSize),
+		partSize: cfg.PartSize,
 		client:   s3.New(options(cfg, newRequester(cfg, transport))),
 		log:      cfg.Logger,
+		spool:    newSpool(cfg.SpoolDir, cfg.SpoolMemory),
 	}, nil
 }
 

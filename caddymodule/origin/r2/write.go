@@ -1,12 +1,10 @@
 package r2
 
 import (
-	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/http"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
@@ -24,7 +22,8 @@ type staged struct {
 	ctx    context.Context
 	path   string
 	opts   origin.CreateOptions
-	part   []byte  // gathered so far, at most o.partSize
+	mark   string  // tells this write's object from others, see settle
+	part   *part   // gathered so far; nil between parts
 	size   int64   // of all that was written
 	upload *upload // nil until there is a second part
 	err    error   // of the first Write that failed
@@ -36,10 +35,10 @@ func (o *Origin) Create(ctx context.Context, path string, opts origin.CreateOpti
 	if err := ended(ctx, "create", path); err != nil {
 		return nil, err
 	}
-	if limit := int64(o.partSize) * maxParts; opts.Size > limit {
+	if limit := o.partSize * maxParts; opts.Size > limit {
 		return nil, fmt.Errorf("create %s: %d bytes are more than %d parts of %d; raise part_size", path, opts.Size, maxParts, o.partSize)
 	}
-	return &staged{o: o, ctx: ctx, path: path, opts: opts}, nil
+	return &staged{o: o, ctx: ctx, path: path, opts: opts, mark: rand.Text()}, nil
 }
 
 // Write implements [io.Writer]. It waits where parts come faster than they go
@@ -53,8 +52,8 @@ func (s *staged) Write(p []byte) (int, error) {
 		if s.err = s.room(len(p)); s.err != nil {
 			break
 		}
-		n := min(len(p), cap(s.part)-len(s.part))
-		s.part = append(s.part, p[:n]...)
+		var n int
+		n, s.err = s.part.Write(p[:min(int64(len(p)), s.part.limit-s.part.size)])
 		s.size += int64(n)
 		written += n
 		p = p[n:]
@@ -70,38 +69,30 @@ func (s *staged) room(n int) error {
 	if s.opts.Size >= 0 && s.size+int64(n) > s.opts.Size {
 		return fmt.Errorf("create %s: more bytes than the %d announced", s.path, s.opts.Size)
 	}
-	if len(s.part) == s.o.partSize {
+	if s.part != nil && s.part.size == s.part.limit {
 		if err := s.send(); err != nil {
 			return err
 		}
 	}
-	if len(s.part) == cap(s.part) {
-		s.grow()
+	if s.part == nil {
+		s.begin()
 	}
 	return nil
 }
 
-// grow keeps small objects from taking a whole part's memory each.
-func (s *staged) grow() {
-	const smallest = 64 << 10
-	size := max(2*cap(s.part), smallest)
-	if s.opts.Size > 0 {
-		size = int(min(s.opts.Size, int64(s.o.partSize)))
+// begin begins the next part, which needs no more room than what is to come.
+func (s *staged) begin() {
+	limit := s.o.partSize
+	if s.opts.Size >= 0 {
+		limit = min(limit, s.opts.Size-s.size)
 	}
-	switch {
-	case s.upload != nil:
-		s.part = s.upload.buffer()
-	case size >= s.o.partSize:
-		s.part = append(s.o.buffer(), s.part...)
-	default:
-		s.part = append(make([]byte, 0, size), s.part...)
-	}
+	s.part = &part{spool: s.o.spool, limit: limit}
 }
 
 // send hands the gathered part to the upload, and begins that if need be.
 func (s *staged) send() error {
 	if s.upload == nil {
-		u, err := s.o.beginUpload(s.ctx, s.path, s.opts.ContentType)
+		u, err := s.o.beginUpload(s.ctx, s.path, s.mark, s.opts)
 		if err != nil {
 			return err
 		}
@@ -133,28 +124,31 @@ func (s *staged) commit() error {
 	if s.opts.Size >= 0 && s.size != s.opts.Size {
 		return fmt.Errorf("commit %s: %d bytes written, %d announced", s.path, s.size, s.opts.Size)
 	}
+	if s.part == nil {
+		s.begin()
+	}
 	if s.upload == nil {
 		return s.put()
 	}
 	if err := s.send(); err != nil {
 		return err
 	}
-	return s.upload.complete(s.opts)
+	return s.upload.complete()
 }
 
 func (s *staged) put() error {
 	in := &s3.PutObjectInput{
 		Bucket:      &s.o.bucket,
 		Key:         s.o.key(s.path),
-		Body:        bytes.NewReader(s.part),
+		Body:        s.part.body(),
 		ContentType: contentType(s.opts.ContentType),
+		Metadata:    marked(s.mark),
 	}
 	in.IfNoneMatch, in.IfMatch = conditions(s.opts)
 	ctx, c := begin(s.ctx, opPut)
 	_, err := s.o.client.PutObject(ctx, in)
-	s.o.recycle(s.part)
-	s.part = nil
-	return s.o.commitProblem(ctx, c, s.path, s.opts, err)
+	s.part.release()
+	return s.o.commitProblem(ctx, c, s.path, s.mark, s.opts, err)
 }
 
 func conditions(opts origin.CreateOptions) (ifNoneMatch, ifMatch *string) {
@@ -174,31 +168,15 @@ func contentType(s string) *string {
 	return aws.String(s)
 }
 
-// commitProblem is problem for the request that makes an object visible.
-func (o *Origin) commitProblem(ctx context.Context, c *call, path string, opts origin.CreateOptions, err error) error {
-	a := answerOf(err)
-	unmet := a != nil && (a.status == http.StatusPreconditionFailed ||
-		opts.IfMatch != "" && a.code == "NoSuchKey")
-	switch {
-	case !unmet:
-		return o.problem(ctx, c, "commit", path, err)
-	case c.lost.Load():
-		// An earlier request may be what the condition has met.
-		return unavailable("commit", path, fmt.Errorf("%w, after a request without an answer", a))
-	case opts.IfMatch != "":
-		return fmt.Errorf("commit %s: %w", path, origin.ErrChanged)
-	}
-	return &fs.PathError{Op: "commit", Path: path, Err: fs.ErrExist}
-}
-
 // Abort implements [origin.Staged].
 func (s *staged) Abort() error {
 	if s.ended {
 		return nil
 	}
 	s.ended = true
-	s.o.recycle(s.part)
-	s.part = nil
+	if s.part != nil {
+		s.part.release()
+	}
 	if s.upload == nil {
 		return nil
 	}
