@@ -88,7 +88,7 @@ func (p *Proxy) Refused() []string {
 }
 
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	op := operationOf(r)
+	op := OperationOf(r)
 	f := p.count(op)
 	if f != nil && !f.lost {
 		f.problem.write(w, r)
@@ -131,8 +131,8 @@ func (p *Proxy) note(op string, r *http.Request, refused *problem) {
 	p.mu.refused = append(p.mu.refused, op+" "+r.URL.Path+": "+refused.message)
 }
 
-// operationOf names what a request does, see Requests.
-func operationOf(r *http.Request) string {
+// OperationOf names what a request does, see Requests.
+func OperationOf(r *http.Request) string {
 	query := r.URL.Query()
 	inBucket := isBucket(r.URL.Path)
 	switch {
