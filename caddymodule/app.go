@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
 )
 
 const appID = "nix_cache"
@@ -16,7 +18,8 @@ func init() {
 // whether its config is to run, or was only to be validated. It has no settings
 // and need not be written in a config.
 type App struct {
-	caches map[*pooledCache]settings
+	caches  map[*pooledCache]settings
+	buckets map[*pooledCache][]*r2.Origin // that uploads may have left orphans in
 }
 
 // CaddyModule returns the Caddy module information.
@@ -40,11 +43,20 @@ func (a *App) use(p *pooledCache, s settings) error {
 	return nil
 }
 
+// clean has the orphans of uploads to a bucket removed.
+func (a *App) clean(p *pooledCache, bucket *r2.Origin) {
+	if a.buckets == nil {
+		a.buckets = make(map[*pooledCache][]*r2.Origin)
+	}
+	a.buckets[p] = append(a.buckets[p], bucket)
+}
+
 // Start opens the tiers, or applies what has changed since the last config.
 func (a *App) Start() error {
 	for p, s := range a.caches {
 		p.cache.SetLimits(s.limits())
 		p.cache.Start()
+		p.orphans.watch(a.buckets[p])
 	}
 	return nil
 }

@@ -201,6 +201,9 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 	}
 	h.files = h.pooled.cache.Namespace(h.origin.String(), h.origin, policy, h.metrics.fills, h.log)
 	running.add(h)
+	if bucket, ok := bucketOf(h.origin); ok && h.set.authorities.Any(auth.Upload) {
+		app.(*App).clean(h.pooled, bucket)
+	}
 	return app.(*App).use(h.pooled, h.set)
 }
 

@@ -17,9 +17,10 @@ var caches = caddy.NewUsagePool()
 
 // pooledCache is a cache that outlives a config.
 type pooledCache struct {
-	key   string
-	cache *cache.Cache
-	names nameSet // of the handlers that use or used it
+	key     string
+	cache   *cache.Cache
+	names   nameSet // of the handlers that use or used it
+	orphans *orphans
 }
 
 // cacheKey tells caches apart: by directory, or where nothing is on disk by
@@ -35,7 +36,7 @@ func (h *Handler) cacheKey() string {
 func takeCache(key string, s settings) *pooledCache {
 	v, _, _ := caches.LoadOrNew(key, func() (caddy.Destructor, error) {
 		log := slog.New(currentLog{}).With("cache", s.name)
-		return &pooledCache{key: key, cache: cache.New(s.diskPath, s.limits(), log)}, nil
+		return &pooledCache{key: key, cache: cache.New(s.diskPath, s.limits(), log), orphans: newOrphans(log)}, nil
 	})
 	p := v.(*pooledCache)
 	p.names.add(s.name)
@@ -51,6 +52,7 @@ func (p *pooledCache) giveBack() error {
 // reload may belong to requests of the config that is on its way out, so nobody
 // waits here. When the process exits, the requests have had their time.
 func (p *pooledCache) Destruct() error {
+	p.orphans.stop()
 	if caddy.Exiting() {
 		return p.cache.Close()
 	}

@@ -20,6 +20,12 @@ import (
 // the loopback interface. There are no buckets yet.
 func startVersityGW(tb testing.TB) (endpoint, accessKey, secretKey string) {
 	tb.Helper()
+	return startVersityGWOn(tb, tb.TempDir())
+}
+
+// startVersityGWOn is startVersityGW on a directory of the caller's.
+func startVersityGWOn(tb testing.TB, dir string) (endpoint, accessKey, secretKey string) {
+	tb.Helper()
 	program := os.Getenv("VERSITYGW")
 	if program == "" {
 		tb.Fatal("VERSITYGW is not set: run the integration tests by ./integration/run.sh, which installs versitygw and says where it is")
@@ -30,7 +36,7 @@ func startVersityGW(tb testing.TB) (endpoint, accessKey, secretKey string) {
 	server := exec.Command(program,
 		"--access", accessKey, "--secret", secretKey, "--region", "auto",
 		"--port", address, "--keep-alive", "--quiet", "--health", "/health",
-		"posix", tb.TempDir())
+		"posix", dir)
 	var output output
 	server.Stdout, server.Stderr = &output, &output
 	if err := server.Start(); err != nil {

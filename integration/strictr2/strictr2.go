@@ -72,7 +72,7 @@ func badGateway(w http.ResponseWriter, r *http.Request, err error) {
 
 // Requests returns how many requests of an operation have come, refused ones
 // and repetitions included: get, head, put, list, delete, create-multipart,
-// upload-part, complete, abort or other.
+// upload-part, complete, abort, list-multipart or other.
 func (p *Proxy) Requests(operation string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -136,6 +136,8 @@ func OperationOf(r *http.Request) string {
 	query := r.URL.Query()
 	inBucket := isBucket(r.URL.Path)
 	switch {
+	case r.Method == http.MethodGet && inBucket && query.Has("uploads"):
+		return "list-multipart"
 	case r.Method == http.MethodGet && inBucket:
 		return "list"
 	case r.Method == http.MethodGet:

@@ -14,7 +14,7 @@ import (
 // Operation is one request that has ended, a repeated one each time.
 type Operation struct {
 	// Name is one of get, head, put, list, delete, create-multipart,
-	// upload-part, complete and abort.
+	// upload-part, complete, abort and list-multipart.
 	Name string
 
 	// Class is the one R2 bills it as, a, b or free; see
@@ -47,6 +47,8 @@ var (
 	opUploadPart = operation{"upload-part", "a"}
 	opComplete   = operation{"complete", "a"}
 	opAbort      = operation{"abort", "free"}
+
+	opListMultipart = operation{"list-multipart", "a"}
 )
 
 // call is one use of the SDK, which may become several requests.

@@ -128,17 +128,23 @@ func (u *upload) abort() error {
 	_ = u.wait()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.ctx), abortTimeout)
 	defer cancel()
+	err := u.o.abortUpload(ctx, u.path, u.id)
+	if err != nil {
+		u.o.log.Warn("multipart upload not aborted", "path", u.path, "upload", aws.ToString(u.id), "error", err)
+	}
+	return err
+}
+
+// abortUpload drops the parts of an upload, if it is still under way.
+func (o *Origin) abortUpload(ctx context.Context, path string, id *string) error {
 	ctx, c := begin(ctx, opAbort)
-	_, err := u.o.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
-		Bucket:   &u.o.bucket,
-		Key:      u.o.key(u.path),
-		UploadId: u.id,
+	_, err := o.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+		Bucket:   &o.bucket,
+		Key:      o.key(path),
+		UploadId: id,
 	})
 	if a := answerOf(err); a != nil && a.code == "NoSuchUpload" {
 		return nil
 	}
-	if err != nil {
-		u.o.log.Warn("multipart upload not aborted", "path", u.path, "upload", aws.ToString(u.id), "error", err)
-	}
-	return u.o.problem(ctx, c, "abort", u.path, err)
+	return o.problem(ctx, c, "abort", path, err)
 }
