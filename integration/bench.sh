@@ -5,7 +5,7 @@
 #   integration/bench.sh [-full] [-only <group>] [-dry]
 #
 #   -full   more rounds, longer ones, and all that the memory test reads
-#   -only   one group of rows: narinfo, nar, tls, cold, herd, operations, memory
+#   -only   one group of rows: narinfo, nar, tls, cold, herd, operations, push, memory
 #   -dry    print the section, leave README.md as it is
 #
 # Needs root on Debian (apt), Go and two cores: servers run on one, what loads

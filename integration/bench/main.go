@@ -62,6 +62,7 @@ var groups = []struct {
 	{"cold", (*world).cold},
 	{"herd", (*world).herd},
 	{"operations", (*world).operations},
+	{"push", (*world).push},
 	{"memory", (*world).memory},
 }
 

@@ -140,15 +140,20 @@ func readStat(pid int) (stat, error) {
 }
 
 // peak returns the most resident memory, in bytes, since resetPeak.
-func (p *process) peak() (int64, error) {
+func (p *process) peak() (int64, error) { return p.status("VmHWM:") }
+
+// resident returns how much memory is resident now, in bytes.
+func (p *process) resident() (int64, error) { return p.status("VmRSS:") }
+
+func (p *process) status(field string) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(text), "VmHWM:")
+	_, rest, _ := strings.Cut(string(text), field)
 	words := strings.Fields(rest)
 	if len(words) == 0 {
-		return 0, errors.New("read /proc: there is no VmHWM")
+		return 0, fmt.Errorf("read /proc: there is no %s", field)
 	}
 	kib, err := strconv.ParseInt(words[0], 10, 64)
 	return kib << 10, err
