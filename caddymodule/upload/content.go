@@ -22,10 +22,11 @@ type content struct {
 
 var errContentTooLong = errors.New("it decompresses to more")
 
-// measure decompresses a file to its end, or until check, which is told how many
-// bytes have come out of it, returns an error.
-func measure(in io.Reader, c nix.Compression, check func(size int64) error) (content, error) {
-	decoded, err := decompress.NewReader(in, c)
+// measure decompresses a file that asks for a window of at most so many bytes: to
+// its end, or until check, which is told how many bytes have come out of it,
+// returns an error.
+func measure(in io.Reader, c nix.Compression, window uint32, check func(size int64) error) (content, error) {
+	decoded, err := decompress.NewReaderWithin(in, c, window)
 	if err != nil {
 		return content{}, err
 	}
@@ -57,10 +58,19 @@ func (c *checked) Read(p []byte) (int, error) {
 // A NAR that is uploaded is decompressed on the way, when nobody knows yet how
 // large it should be, to this many bytes and so many times what was read of the
 // file. One of more is measured again when its narinfo comes, whose signature
-// vouches for the size.
+// vouches for the size. So is one that asks for a larger window than xz and zstd
+// do by default, and one that comes while there is no place.
 const (
-	unaskedSize  = 64 << 20
-	unaskedRatio = 100
+	unaskedSize   = 64 << 20
+	unaskedRatio  = 100
+	unaskedWindow = 16 << 20
+)
+
+// Decoders take memory for their windows, and CPU: these are the places in the
+// process for those of uploads, whose clients may be slow, and of stored NARs.
+var (
+	unaskedPlaces = make(chan struct{}, 16)
+	storedPlaces  = make(chan struct{}, 4)
 )
 
 // counted counts what is read through it.
@@ -96,7 +106,13 @@ func measureWhile(ctx context.Context, in io.Reader, path nix.CachePath) *measur
 		if c == nix.CompressionNone {
 			return // the file is the NAR
 		}
-		measured, err := measure(buffered, c, func(size int64) error {
+		select {
+		case unaskedPlaces <- struct{}{}:
+			defer func() { <-unaskedPlaces }()
+		default:
+			return
+		}
+		measured, err := measure(buffered, c, unaskedWindow, func(size int64) error {
 			if size > unaskedSize+unaskedRatio*file.size {
 				return errContentTooLong
 			}
@@ -165,15 +181,21 @@ func (r *Receiver) requireContent(ctx context.Context, n *nix.NARInfo) error {
 	return nil
 }
 
-// measureStored measures a NAR that lies at the origin.
+// measureStored measures a NAR that lies at the origin, once there is a place.
 func (r *Receiver) measureStored(ctx context.Context, n *nix.NARInfo) (content, error) {
+	select {
+	case storedPlaces <- struct{}{}:
+		defer func() { <-storedPlaces }()
+	case <-ctx.Done():
+		return content{}, ctx.Err()
+	}
 	_, body, err := r.Origin.Open(ctx, n.URL(), origin.OpenOptions{})
 	if err != nil {
 		return content{}, err
 	}
 	defer body.Close()
 	in := &originBody{r: body}
-	got, err := measure(in, n.Compression, func(size int64) error {
+	got, err := measure(in, n.Compression, decompress.MaxWindow, func(size int64) error {
 		if size > n.NARSize {
 			return errContentTooLong
 		}

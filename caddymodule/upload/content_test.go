@@ -10,12 +10,16 @@ import (
 	"hash/crc32"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/pierrec/lz4/v4"
 	"github.com/ulikunitz/xz/lzma"
 
+	"github.com/stevedores-org/nix-cache/caddymodule/internal/decompress"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 )
@@ -87,6 +91,51 @@ func TestContentIsMeasuredOnTheWay(t *testing.T) {
 				t.Errorf("%d NARs read back, want %d", m2.Ops("open"), want)
 			}
 		})
+	}
+}
+
+// TestContentThatIsNotMeasuredOnTheWay: what would take much memory is measured
+// when the signed narinfo comes.
+func TestContentThatIsNotMeasuredOnTheWay(t *testing.T) {
+	measuredLater := func(t *testing.T, p nixtest.Package) {
+		t.Helper()
+		r, m := newReceiver()
+		wantOutcome(t, r, p.NARInfo.NARPath(), announced(p.File), Stored)
+		wantOutcome(t, r, infoPath(p), announced(p.Text()), Stored)
+		if m.Ops("open") != 1 {
+			t.Errorf("%d NARs read back, want 1", m.Ops("open"))
+		}
+	}
+	t.Run("a large window", func(t *testing.T) {
+		wide := through(func(w io.Writer) io.WriteCloser { return must(zstd.NewWriter(w, zstd.WithWindowSize(2*unaskedWindow))) })
+		measuredLater(t, nixtest.NewPackage("hello", 300_000, nixtest.Compressed(nix.CompressionZstd, wide), nixtest.SignedBy(key1)))
+	})
+	t.Run("no place", func(t *testing.T) {
+		p := nixtest.NewPackage("hello", 300_000, nixtest.Compressed(nix.CompressionXZ, encoders["xz"]), nixtest.SignedBy(key1))
+		release := takeUnaskedPlaces(t, p)
+		defer release()
+		measuredLater(t, p)
+	})
+}
+
+// takeUnaskedPlaces begins as many uploads as are measured on the way at a time.
+func takeUnaskedPlaces(t *testing.T, p nixtest.Package) (release func()) {
+	var uploads sync.WaitGroup
+	var clients []*io.PipeWriter
+	r, _ := newReceiver()
+	for range cap(unaskedPlaces) {
+		body, client := io.Pipe()
+		clients = append(clients, client)
+		uploads.Go(func() { r.Receive(t.Context(), p.NARInfo.NARPath(), Body{Reader: body, Size: -1}) })
+	}
+	for len(unaskedPlaces) < cap(unaskedPlaces) {
+		runtime.Gosched()
+	}
+	return func() {
+		for _, client := range clients {
+			client.CloseWithError(io.ErrUnexpectedEOF)
+		}
+		uploads.Wait()
 	}
 }
 
@@ -191,15 +240,15 @@ func TestMeasureBzip2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := measure(strings.NewReader(strings.Repeat("content\n", 1000)), nix.CompressionNone, atMost(8000))
+	want, err := measure(strings.NewReader(strings.Repeat("content\n", 1000)), nix.CompressionNone, decompress.MaxWindow, atMost(8000))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := measure(bytes.NewReader(file), nix.CompressionBzip2, atMost(8000))
+	got, err := measure(bytes.NewReader(file), nix.CompressionBzip2, decompress.MaxWindow, atMost(8000))
 	if err != nil || got != want || got.size != 8000 {
 		t.Errorf("measured %v, %v; want %v", got, err, want)
 	}
-	if _, err := measure(bytes.NewReader(file), nix.CompressionBzip2, atMost(7999)); !errors.Is(err, errContentTooLong) {
+	if _, err := measure(bytes.NewReader(file), nix.CompressionBzip2, decompress.MaxWindow, atMost(7999)); !errors.Is(err, errContentTooLong) {
 		t.Errorf("measured to a limit: %v, want errContentTooLong", err)
 	}
 }
@@ -228,7 +277,7 @@ func FuzzMeasure(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, c byte, file []byte) {
 		const limit = 1 << 20
-		if got, err := measure(io.LimitReader(bytes.NewReader(file), limit), nix.Compression(c), atMost(limit)); err == nil && got.size > limit {
+		if got, err := measure(io.LimitReader(bytes.NewReader(file), limit), nix.Compression(c), decompress.MaxWindow, atMost(limit)); err == nil && got.size > limit {
 			t.Errorf("%d bytes, more than the limit", got.size)
 		}
 	})

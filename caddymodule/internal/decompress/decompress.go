@@ -28,6 +28,9 @@ const (
 	maxZstdWindow = 128 << 20
 	maxXZDict     = 64 << 20
 	maxLzipDict   = 64 << 20
+
+	// MaxWindow is the most of them.
+	MaxWindow = maxZstdWindow
 )
 
 type decoder func(io.Reader) (io.ReadCloser, error)
@@ -42,14 +45,17 @@ func NewReader(in io.Reader, c nix.Compression) (io.ReadCloser, error) {
 	return decode(in)
 }
 
-// NewReaderWithin is NewReader for what nobody vouches for: a file of zstd or xz
-// that asks for a window of more than so many bytes is an error.
+// NewReaderWithin is NewReader for what nobody vouches for: a file of zstd, xz or
+// lzip that asks for a window of more than so many bytes is an error. Decoders of
+// the others take 16 MiB at most.
 func NewReaderWithin(in io.Reader, c nix.Compression, window uint32) (io.ReadCloser, error) {
 	switch c {
 	case nix.CompressionZstd:
-		return zstdWithin(window)(in)
+		return zstdWithin(min(window, maxZstdWindow))(in)
 	case nix.CompressionXZ:
-		return xzWithin(window)(in)
+		return xzWithin(min(window, maxXZDict))(in)
+	case nix.CompressionLzip:
+		return lzipWithin(min(window, maxLzipDict))(in)
 	default:
 		return NewReader(in, c)
 	}
@@ -63,7 +69,7 @@ var decompressors = map[nix.Compression]decoder{
 	nix.CompressionBzip2:  func(in io.Reader) (io.ReadCloser, error) { return plain(bzip2.NewReader(in)) },
 	nix.CompressionBrotli: decodeBrotli,
 	nix.CompressionGzip:   decodeGzip,
-	nix.CompressionLzip:   decodeLzip,
+	nix.CompressionLzip:   lzipWithin(maxLzipDict),
 	nix.CompressionLZ4:    func(in io.Reader) (io.ReadCloser, error) { return plain(lz4.NewReader(in)) },
 }
 
@@ -95,16 +101,20 @@ func xzWithin(dict uint32) decoder {
 	}
 }
 
-// decodeLzip reads a file of lzip members
+// lzipWithin decodes a file of lzip members
 // (https://www.nongnu.org/lzip/manual/lzip_manual.html#File-format), each of
-// which is an LZMA stream between a header and a trailer. Length and CRC in the
-// trailer are not compared: the caller hashes what comes out.
-func decodeLzip(in io.Reader) (io.ReadCloser, error) {
-	return plain(&lzipReader{in: bufio.NewReader(in)})
+// which is an LZMA stream between a header and a trailer, with a dictionary of at
+// most so many bytes. Length and CRC in the trailer are not compared: the caller
+// hashes what comes out.
+func lzipWithin(dict uint32) decoder {
+	return func(in io.Reader) (io.ReadCloser, error) {
+		return plain(&lzipReader{in: bufio.NewReader(in), dict: dict})
+	}
 }
 
 type lzipReader struct {
 	in     *bufio.Reader
+	dict   uint32
 	member io.Reader // nil between members
 	some   bool      // there was a member
 }
@@ -147,7 +157,7 @@ func (z *lzipReader) open() error {
 	case string(header[:5]) != "LZIP\x01":
 		return errors.New("lzip: no member where one should begin")
 	}
-	size, err := lzipDict(header[5])
+	size, err := lzipDict(header[5], z.dict)
 	if err != nil {
 		return err
 	}
@@ -162,15 +172,15 @@ func (z *lzipReader) open() error {
 }
 
 // lzipDict decodes the coded dictionary size: a power of 2, less some sixteenths.
-func lzipDict(coded byte) (uint32, error) {
+func lzipDict(coded byte, most uint32) (uint32, error) {
 	bits, sixteenths := coded&0x1f, uint32(coded>>5)
 	if bits < 12 || bits > 29 {
 		return 0, fmt.Errorf("lzip: dictionary size %#x", coded)
 	}
 	size := uint32(1) << bits
 	size -= size / 16 * sixteenths
-	if size > maxLzipDict {
-		return 0, fmt.Errorf("lzip: a dictionary of %d bytes is more than the %d that are allowed", size, maxLzipDict)
+	if size > most {
+		return 0, fmt.Errorf("lzip: a dictionary of %d bytes is more than the %d that are allowed", size, most)
 	}
 	return size, nil
 }
