@@ -163,17 +163,6 @@ func brotliOfZeros(w io.Writer) (io.WriteCloser, error) {
 	return z, nil
 }
 
-// startFastCache is startCache without the race detector, for what is measured.
-func startFastCache(t *testing.T, o *testOrigin) *cache {
-	t.Helper()
-	setup := caddySetup{
-		Command:   []string{requireEnv(t, "CADDY")},
-		Caddyfile: globalOptions + site("http://localhost", cacheDirective(o)),
-	}
-	c := setup.start(t)
-	return &cache{caddy: c, origin: o, base: c.HTTP, http: c.client(t)}
-}
-
 // TestAttackLengths: what is said of a body's length is not what comes.
 func TestAttackLengths(t *testing.T) {
 	t.Parallel() // it waits

@@ -45,7 +45,19 @@ type cache struct {
 
 func startCache(tb testing.TB, o *testOrigin, more ...string) *cache {
 	tb.Helper()
-	c := startCaddy(tb, site("http://localhost", cacheDirective(o, more...)))
+	return caddySetup{}.startCache(tb, o, more)
+}
+
+// startFastCache is startCache without the race detector, for what is measured.
+func startFastCache(tb testing.TB, o *testOrigin, more ...string) *cache {
+	tb.Helper()
+	return caddySetup{Command: []string{requireEnv(tb, "CADDY")}}.startCache(tb, o, more)
+}
+
+func (s caddySetup) startCache(tb testing.TB, o *testOrigin, more []string) *cache {
+	tb.Helper()
+	s.Caddyfile = globalOptions + site("http://localhost", cacheDirective(o, more...))
+	c := s.start(tb)
 	return &cache{caddy: c, origin: o, base: c.HTTP, http: c.client(tb)}
 }
 

@@ -171,11 +171,7 @@ const (
 // than most of their NAR. The others finish meanwhile, and memory is bounded.
 func TestCrowdOfUploads(t *testing.T) {
 	o := r2Origin(t)
-	running := caddySetup{
-		Command:   []string{requireEnv(t, "CADDY")},
-		Caddyfile: globalOptions + site("http://localhost", cacheDirective(o)),
-	}.start(t)
-	c := &cache{caddy: running, origin: o, base: running.HTTP, http: running.client(t)}
+	c := startFastCache(t, o)
 	c.get(t, "/nix-cache-info").wantStatus(t, http.StatusOK)
 	before := c.residentNow(t)
 	c.resetResidentPeak(t)

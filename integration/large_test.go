@@ -22,11 +22,7 @@ func TestLargeNAR(t *testing.T) {
 	large := nixtest.NewStream("large", largeSize)
 	large.NARInfo.Signatures = []nix.Signature{testKey.Sign(large.NARInfo)}
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
-		running := caddySetup{
-			Command:   []string{requireEnv(t, "CADDY")},
-			Caddyfile: globalOptions + site("http://localhost", cacheDirective(o)),
-		}.start(t)
-		c := &cache{caddy: running, origin: o, base: running.HTTP, http: running.client(t)}
+		c := startFastCache(t, o)
 		c.get(t, "/nix-cache-info").wantStatus(t, http.StatusOK)
 		before := c.residentNow(t)
 		c.resetResidentPeak(t)

@@ -14,7 +14,7 @@ func TestAThousandWrongTokens(t *testing.T) {
 	o := dirOrigin(t)
 	p := signedPackage("wrong-tokens", 1000)
 	o.lay(t, p)
-	c := startCache(t, o, append(privateLines, "name private")...)
+	c := startFastCache(t, o, append(privateLines, "name private")...)
 	c.get(t, narPath(p), basic(readToken)).wantStatus(t, http.StatusOK)
 	before := c.residentNow(t)
 	c.resetResidentPeak(t)
