@@ -1,6 +1,6 @@
 // Command testsummary reads the output of `go test -json` on its standard
 // input and writes it for people: a line per package, the whole output of what
-// failed, and a last line that counts the tests:
+// failed, which tests took longest, and a last line that counts the tests:
 //
 //	N passed, N failed[, N skipped]
 //
@@ -12,10 +12,13 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 )
 
 // event is one line of `go test -json`; see `go doc test2json` and
@@ -47,7 +50,19 @@ type summary struct {
 	goTestFailed            bool
 	output                  map[test][]byte
 	packages                map[string]*counts
+	slow                    []slowTest // longest first
 }
+
+// slowTest is a test, its subtests included, that took longer than slowFrom.
+type slowTest struct {
+	name    string
+	seconds float64
+}
+
+const (
+	slowFrom  = 10 // seconds
+	slowShown = 10 // tests
+)
 
 type test struct{ pkg, name string }
 
@@ -101,6 +116,7 @@ func (s *summary) event(e event) {
 			s.endPackage(e)
 		} else {
 			s.endTest(t, e.Action)
+			s.timeTest(e)
 		}
 	}
 }
@@ -120,6 +136,15 @@ func (s *summary) endTest(t test, action string) {
 		s.out.Write(s.output[t])
 	}
 	delete(s.output, t)
+}
+
+func (s *summary) timeTest(e event) {
+	if e.Elapsed < slowFrom || strings.Contains(e.Test, "/") {
+		return
+	}
+	s.slow = append(s.slow, slowTest{e.Test, e.Elapsed})
+	slices.SortStableFunc(s.slow, func(a, b slowTest) int { return cmp.Compare(b.seconds, a.seconds) })
+	s.slow = s.slow[:min(len(s.slow), slowShown)]
 }
 
 // endPackage counts tests that a crash cut off as failed, and a package that
@@ -158,6 +183,9 @@ func (s *summary) counts(pkg string) *counts {
 func (s *summary) finish() bool {
 	if s.goTestFailed && s.failed == 0 {
 		s.failed = 1
+	}
+	for _, t := range s.slow {
+		fmt.Fprintf(s.out, "%6.1fs %s\n", t.seconds, t.name)
 	}
 	fmt.Fprintf(s.out, "%d passed, %d failed", s.passed, s.failed)
 	if s.skipped > 0 {

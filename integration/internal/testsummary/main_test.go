@@ -15,6 +15,7 @@ func TestSummary(t *testing.T) {
 		aSkip  = `{"Action":"skip","Package":"p","Test":"A"}` + "\n"
 		b      = `{"Action":"run","Package":"p","Test":"B"}` + "\n"
 		bPass  = `{"Action":"pass","Package":"p","Test":"B"}` + "\n"
+		bSlow  = `{"Action":"pass","Package":"p","Test":"B","Elapsed":12.34}` + "\n"
 		pass   = `{"Action":"pass","Package":"p"}` + "\n"
 		fail   = `{"Action":"fail","Package":"p"}` + "\n"
 		ended  = `{"Action":"go-test-failed"}` + "\n"
@@ -26,6 +27,7 @@ func TestSummary(t *testing.T) {
 		shown        string
 	}{
 		"all pass":           {start + a + aSays + aPass + b + bPass + pass, "2 passed, 0 failed", true, ""},
+		"one is slow":        {start + a + aPass + b + bSlow + pass, "2 passed, 0 failed", true, "  12.3s B\n"},
 		"one fails":          {start + a + aSays + aFail + b + bPass + fail, "1 passed, 1 failed", false, "A says"},
 		"skipped":            {start + a + aSkip + b + bPass + pass, "1 passed, 0 failed, 1 skipped", true, ""},
 		"crash":              {start + a + aSays + fail, "0 passed, 1 failed", false, "A says"},
