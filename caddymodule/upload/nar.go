@@ -72,10 +72,27 @@ func (r *Receiver) storeNAR(ctx context.Context, path nix.CachePath, in *measure
 	if in.size == present {
 		return Unchanged, nil
 	}
-	if err := staged.Commit(); err != nil {
-		return "", err
+	return r.commitNAR(path, staged)
+}
+
+// commitNAR makes a NAR visible. Of those that are ready at one time, as when
+// several clients push one closure, one does: they are the same bytes, and R2
+// takes one write a second to a key.
+func (r *Receiver) commitNAR(path nix.CachePath, staged origin.Staged) (Outcome, error) {
+	const rounds = 3 // of which others lead some, whose clients may leave
+	for round := 1; ; round++ {
+		outcome := Unchanged
+		_, err, _ := r.commits.Do(path.String(), func() (any, error) {
+			outcome = Stored
+			return nil, staged.Commit()
+		})
+		if err == nil {
+			return outcome, nil
+		}
+		if outcome == Stored || round == rounds {
+			return "", err
+		}
 	}
-	return Stored, nil
 }
 
 func (r *Receiver) checkNAR(path nix.CachePath, in *measured) error {

@@ -24,6 +24,8 @@ import (
 	"io"
 	"log/slog"
 
+	"golang.org/x/sync/singleflight"
+
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
@@ -98,6 +100,7 @@ type Receiver struct {
 
 	contents contents
 	referred referred
+	commits  singleflight.Group // of NARs, by path
 }
 
 // receivers has a row for each kind of file.
