@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -143,6 +144,7 @@ func (w *world) pushInTurn(c *caddy, bucket *s3Server, f file, ways []*way) erro
 			if err := bucket.remove(w.ctx, f); err != nil {
 				return err
 			}
+			syscall.Sync() // what was written before is not to hold this up
 			before, err := c.cpu()
 			if err != nil {
 				return err
