@@ -2,10 +2,10 @@
 # Measures the cache side by side with others, and writes what it finds into
 # README.md, between the two comments that name it.
 #
-#   integration/bench.sh [-full] [-only <group>] [-dry]
+#   integration/bench.sh [-full] [-only <group>,…] [-dry]
 #
 #   -full   more rounds, longer ones, and all that the memory test reads
-#   -only   one group of rows: narinfo, nar, tls, cold, herd, operations, push, memory
+#   -only   some groups of rows: narinfo, nar, tls, cold, herd, operations, push, memory
 #   -dry    print the section, leave README.md as it is
 #
 # Needs root on Debian (apt), Go and two cores: servers run on one, what loads
