@@ -23,6 +23,7 @@ const (
 type s3Server struct {
 	*process
 	address string
+	root    string // of its files
 	client  *s3.Client
 }
 
@@ -41,7 +42,7 @@ func startS3(ctx context.Context, dir string) (*s3Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &s3Server{process: p, address: address}
+	s := &s3Server{process: p, address: address, root: root}
 	s.client = s3.New(s3.Options{
 		BaseEndpoint: aws.String("http://" + address),
 		Region:       "auto",
