@@ -2,12 +2,10 @@ package caddymodule
 
 import (
 	"bytes"
-	"compress/gzip"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -16,8 +14,6 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 	zombie "zombiezen.com/go/nix"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
@@ -137,12 +133,12 @@ type fuzzCache struct {
 
 func newFuzzCache(tb testing.TB) *fuzzCache {
 	tb.Helper()
-	v := nixtest.NewVictims(xzOf, fuzzKey)
+	v := nixtest.NewVictims(fuzzKey)
 	c := &fuzzCache{origin: origintest.NewMemory(), attacks: v.Base().Attacks(), content: map[string][]byte{}}
 	c.victims = append(v.All(),
-		nixtest.NewPackage("zstd", 500, nixtest.Compressed(nix.CompressionZstd, zstdOf), nixtest.SignedBy(fuzzKey)),
-		nixtest.NewPackage("gzip", 500, nixtest.Compressed(nix.CompressionGzip, gzipOf), nixtest.SignedBy(fuzzKey)),
-		nixtest.NewPackage("zstd", 501, nixtest.Compressed(nix.CompressionZstd, zstdOf), nixtest.SignedBy(fuzzKey)))
+		nixtest.NewPackage("zstd", 500, nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd), nixtest.SignedBy(fuzzKey)),
+		nixtest.NewPackage("gzip", 500, nixtest.Compressed(nix.CompressionGzip, nixtest.Gzip), nixtest.SignedBy(fuzzKey)),
+		nixtest.NewPackage("zstd", 501, nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd), nixtest.SignedBy(fuzzKey)))
 	c.divergent = nixtest.NewPackage("divergent", 999)
 	for _, p := range append(c.victims, c.divergent) {
 		c.origin.Put(p.NARInfo.URL(), p.File)
@@ -283,7 +279,7 @@ func (c *fuzzCache) snapshot() string {
 func (c *fuzzCache) put(path string, text []byte, how byte) *httptest.ResponseRecorder {
 	body := text
 	if how&bitEncoded != 0 {
-		body = gzipOf(text)
+		body = nixtest.Gzip(text)
 	}
 	r := httptest.NewRequest(http.MethodPut, "/"+path, bytes.NewReader(body))
 	r.SetBasicAuth("", fuzzToken)
@@ -447,31 +443,4 @@ func (c *fuzzCache) wantConsistent(t *testing.T, n *zombie.NARInfo, path string)
 	if sum := sha256.Sum256(nar); !known || int64(len(nar)) != n.NARSize || !bytes.Equal(sum[:], n.NARHash.Bytes(nil)) {
 		t.Errorf("NarSize %d, NarHash %s; but the NAR at %s has %d bytes, SHA-256 %x", n.NARSize, n.NARHash, n.URL, len(nar), sum)
 	}
-}
-
-func xzOf(b []byte) []byte {
-	return packed(b, func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) })
-}
-
-func zstdOf(b []byte) []byte {
-	return packed(b, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) })
-}
-
-func gzipOf(b []byte) []byte {
-	return packed(b, func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil })
-}
-
-func packed(b []byte, encoder func(io.Writer) (io.WriteCloser, error)) []byte {
-	var out bytes.Buffer
-	w, err := encoder(&out)
-	if err == nil {
-		_, err = w.Write(b)
-	}
-	if err == nil {
-		err = w.Close()
-	}
-	if err != nil {
-		panic(err)
-	}
-	return out.Bytes()
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/andybalholm/brotli"
+
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 )
@@ -38,7 +40,7 @@ func TestAttack10NARs(t *testing.T) {
 }
 
 func testWrongNARs(t *testing.T, c *cache) {
-	p := signedPackage("wrong-nar", 100_000, nixtest.Compressed(nix.CompressionZstd, zstdOf))
+	p := signedPackage("wrong-nar", 100_000, nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd))
 	flipped := bytes.Clone(p.File)
 	flipped[len(flipped)/2] ^= 1
 	for name, body := range map[string][]byte{
@@ -59,7 +61,7 @@ func testWrongNARs(t *testing.T, c *cache) {
 // testWrongContents: the narinfo is signed, the file is what its name says, and
 // is no NAR that the signer ever saw.
 func testWrongContents(t *testing.T, c *cache) {
-	for compression, compress := range compressors {
+	for compression, compress := range nixtest.Compressors {
 		name := "contents-" + compression.String()
 		right := signedPackage(name, 1000, nixtest.Compressed(compression, compress))
 		for i, spoil := range []func([]byte) []byte{
@@ -99,7 +101,7 @@ func testOverwriting(t *testing.T, c *cache) {
 // testEncodedNAR: what is verified has to be what clients decode.
 func testEncodedNAR(t *testing.T, c *cache) {
 	p := signedPackage("encoded-nar", 1000)
-	for coding, encode := range encoders {
+	for coding, encode := range nixtest.ContentEncoders {
 		c.refuses(t, coding, narPath(p), encode(p.File), http.StatusBadRequest, "Content-Encoding", header("Content-Encoding", coding))
 		c.refuses(t, coding+" in name only", narPath(p), p.File, http.StatusBadRequest, "Content-Encoding", header("Content-Encoding", coding))
 	}
@@ -117,13 +119,13 @@ func TestAttack10Bombs(t *testing.T) {
 	c := startFastCache(t, dirOrigin(t))
 	zeros := make([]byte, 1<<20)
 	for compression, file := range map[nix.Compression][]byte{
-		nix.CompressionXZ:     bytes.Repeat(xzOf(zeros), 1<<10),
-		nix.CompressionZstd:   bytes.Repeat(zstdOf(zeros), 1<<10),
-		nix.CompressionBrotli: packed(nil, brotliOfZeros),
-		nix.CompressionGzip:   bytes.Repeat(gzipOf(zeros), 1<<10),
-		nix.CompressionBzip2:  bytes.Repeat(bzip2OfZeros(), 1<<10),
-		nix.CompressionLzip:   bytes.Repeat(lzipOf(zeros), 1<<8),
-		nix.CompressionLZ4:    bytes.Repeat(lz4Of(zeros), 1<<10),
+		nix.CompressionXZ:     bytes.Repeat(nixtest.XZ(zeros), 1<<10),
+		nix.CompressionZstd:   bytes.Repeat(nixtest.Zstd(zeros), 1<<10),
+		nix.CompressionBrotli: nixtest.Encode(nil, brotliOfZeros),
+		nix.CompressionGzip:   bytes.Repeat(nixtest.Gzip(zeros), 1<<10),
+		nix.CompressionBzip2:  bytes.Repeat(nixtest.Bzip2OfZeros(), 1<<10),
+		nix.CompressionLzip:   bytes.Repeat(nixtest.Lzip(zeros), 1<<8),
+		nix.CompressionLZ4:    bytes.Repeat(nixtest.LZ4(zeros), 1<<10),
 	} {
 		t.Run(compression.String(), func(t *testing.T) { testBomb(t, c, compression, file) })
 	}
@@ -148,13 +150,13 @@ func testBomb(t *testing.T, c *cache, compression nix.Compression, file []byte) 
 	if peak-before > bombGrowth {
 		t.Errorf("memory went from %d to %d MiB", before>>20, peak>>20)
 	}
-	if compress := compressors[compression]; compress != nil {
+	if compress := nixtest.Compressors[compression]; compress != nil {
 		c.honest(t, signedPackage(name, 1000, nixtest.Compressed(compression, compress)))
 	}
 }
 
 func brotliOfZeros(w io.Writer) (io.WriteCloser, error) {
-	z := brotliWriter(w)
+	z := brotli.NewWriterLevel(w, 2)
 	for range 1 << 10 {
 		if _, err := z.Write(make([]byte, 1<<20)); err != nil {
 			return nil, err

@@ -23,7 +23,7 @@ type victims struct {
 
 func newVictims(t *testing.T, c *cache) victims {
 	t.Helper()
-	v := victims{c, nixtest.NewVictims(xzOf, testKey)}
+	v := victims{c, nixtest.NewVictims(testKey)}
 	for _, p := range v.All() {
 		c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
 	}
@@ -107,7 +107,7 @@ func TestAttack02Compression(t *testing.T) {
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCache(t, o)
 		for _, from := range []nix.Compression{nix.CompressionZstd, nix.CompressionXZ, nix.CompressionGzip} {
-			p := signedPackage("right-"+from.String(), 1000, nixtest.Compressed(from, compressors[from]))
+			p := signedPackage("right-"+from.String(), 1000, nixtest.Compressed(from, nixtest.Compressors[from]))
 			c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
 			for to := nix.CompressionNone + 1; to <= nix.CompressionLZ4; to++ {
 				if to == from {
@@ -162,7 +162,7 @@ func TestAttack09UnsignedLies(t *testing.T) {
 	testAttacks(t, 9)
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCache(t, o)
-		p := signedPackage("lies", 1000, nixtest.Compressed(nix.CompressionZstd, zstdOf))
+		p := signedPackage("lies", 1000, nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd))
 		c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
 		for _, size := range []int64{1, p.NARInfo.FileSize - 1, p.NARInfo.FileSize + 1, 1<<63 - 1} {
 			lie := *p.NARInfo
@@ -230,7 +230,7 @@ func TestAttack12Size(t *testing.T) {
 		for _, coding := range []string{"gzip", "zstd", "br", "xz"} {
 			path := narinfoPath(v.of(a))
 			status := map[bool]int{true: http.StatusRequestEntityTooLarge, false: http.StatusBadRequest}[len(a.Text) > nix.MaxNARInfoSize]
-			c.refuses(t, a.Name, path, encoders[coding]([]byte(a.Text)), status, "", header("Content-Encoding", coding))
+			c.refuses(t, a.Name, path, nixtest.ContentEncoders[coding]([]byte(a.Text)), status, "", header("Content-Encoding", coding))
 		}
 	}
 	if peak := c.residentPeak(t); peak-before > floodGrowth {

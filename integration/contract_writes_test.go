@@ -2,15 +2,10 @@ package integration
 
 import (
 	"bytes"
-	"compress/gzip"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
-
-	"github.com/andybalholm/brotli"
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
@@ -198,7 +193,7 @@ func testWrongHash(t *testing.T, c *cache) {
 
 // testWrongSize: the narinfo's size is not signed, but it is checked.
 func testWrongSize(t *testing.T, c *cache) {
-	p := signedPackage("wrong-size", 1000, nixtest.Compressed(nix.CompressionZstd, zstdOf))
+	p := signedPackage("wrong-size", 1000, nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd))
 	c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
 	right := p.Text()
 	p.NARInfo.FileSize++
@@ -211,12 +206,12 @@ func testWrongSize(t *testing.T, c *cache) {
 func testWrongContent(t *testing.T, c *cache) {
 	other := signedPackage("other", 1000)
 	for name, compress := range map[string]func([]byte) []byte{
-		"another NAR":      func([]byte) []byte { return zstdOf(other.NAR) },
-		"more":             func(nar []byte) []byte { return zstdOf(append(nar, 0)) },
-		"less":             func(nar []byte) []byte { return zstdOf(nar[:len(nar)-1]) },
+		"another NAR":      func([]byte) []byte { return nixtest.Zstd(other.NAR) },
+		"more":             func(nar []byte) []byte { return nixtest.Zstd(append(nar, 0)) },
+		"less":             func(nar []byte) []byte { return nixtest.Zstd(nar[:len(nar)-1]) },
 		"not compressed":   func(nar []byte) []byte { return nar },
-		"cut off":          func(nar []byte) []byte { z := zstdOf(nar); return z[:len(z)-1] },
-		"a bomb of 64 MiB": func([]byte) []byte { return zstdOf(make([]byte, 64<<20)) },
+		"cut off":          func(nar []byte) []byte { z := nixtest.Zstd(nar); return z[:len(z)-1] },
+		"a bomb of 64 MiB": func([]byte) []byte { return nixtest.Zstd(make([]byte, 64<<20)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := signedPackage("wrong-content", 1000, nixtest.Compressed(nix.CompressionZstd, compress))
@@ -225,15 +220,6 @@ func testWrongContent(t *testing.T, c *cache) {
 			c.get(t, narinfoPath(p)).wantStatus(t, http.StatusNotFound)
 		})
 	}
-}
-
-func zstdOf(data []byte) []byte {
-	z, err := zstd.NewWriter(nil)
-	if err != nil {
-		panic(err)
-	}
-	defer z.Close()
-	return z.EncodeAll(data, nil)
 }
 
 func testStored(t *testing.T, c *cache) {
@@ -257,23 +243,11 @@ func testStoredTwice(t *testing.T, c *cache, path string, body []byte, credentia
 }
 
 func testContentEncoding(t *testing.T, c *cache) {
-	for coding, encode := range map[string]func(io.Writer) (io.WriteCloser, error){
-		"gzip": func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
-		"br":   func(w io.Writer) (io.WriteCloser, error) { return brotli.NewWriter(w), nil },
-		"zstd": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
-		"xz":   func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) },
-	} {
+	for coding, encode := range nixtest.ContentEncoders {
 		t.Run(coding, func(t *testing.T) {
 			p := signedPackage("coding-"+coding, 100)
 			c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
-			var body bytes.Buffer
-			w, err := encode(&body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			w.Write(p.Text())
-			w.Close()
-			c.put(t, narinfoPath(p), body.Bytes(), header("Content-Encoding", coding)).wantStatus(t, http.StatusCreated)
+			c.put(t, narinfoPath(p), encode(p.Text()), header("Content-Encoding", coding)).wantStatus(t, http.StatusCreated)
 			a := c.get(t, narinfoPath(p))
 			a.wantBody(t, p.Text())
 			a.wantHeader(t, "Content-Encoding", "")

@@ -2,11 +2,9 @@ package integration
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -15,11 +13,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/andybalholm/brotli"
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 )
@@ -148,25 +143,14 @@ func testUnsignedMethods(t *testing.T, c *cache, f unsignedFile) {
 
 func testUnsignedEncodings(t *testing.T, c *cache, f unsignedFile) {
 	t.Parallel() // as above
-	for coding, encode := range map[string]func(io.Writer) (io.WriteCloser, error){
-		"gzip": func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
-		"br":   func(w io.Writer) (io.WriteCloser, error) { return brotli.NewWriter(w), nil },
-		"zstd": func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
-		"xz":   func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) },
-	} {
+	for coding, encode := range nixtest.ContentEncoders {
 		text := f.body + strings.Repeat("\n", len(coding)) // another for each
-		var body bytes.Buffer
-		w, err := encode(&body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		io.WriteString(w, text)
-		w.Close()
-		c.put(t, f.path, body.Bytes(), header("Content-Encoding", coding)).wantStatus(t, http.StatusCreated)
+		body := encode([]byte(text))
+		c.put(t, f.path, body, header("Content-Encoding", coding)).wantStatus(t, http.StatusCreated)
 		a := c.get(t, f.path, header("Accept-Encoding", coding))
 		a.wantBody(t, []byte(text))
 		a.wantHeader(t, "Content-Encoding", "")
-		c.put(t, f.path, body.Bytes()[:body.Len()/2], header("Content-Encoding", coding)).wantRefusal(t, http.StatusBadRequest, "decoded")
+		c.put(t, f.path, body[:len(body)/2], header("Content-Encoding", coding)).wantRefusal(t, http.StatusBadRequest, "decoded")
 		c.get(t, f.path).wantBody(t, []byte(text))
 	}
 	c.put(t, f.path, []byte(f.body), header("Content-Encoding", "rot13")).wantRefusal(t, http.StatusBadRequest, "Content-Encoding")
@@ -381,17 +365,12 @@ func TestAttack11FilesThatNobodySigns(t *testing.T) {
 		a.wantHeader(t, "Content-Type", f.contentType)
 		a.wantHeader(t, "X-Content-Type-Options", "nosniff")
 	}
-	bomb, err := zstd.NewWriter(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer bomb.Close()
 	for f, body := range map[unsignedFile][]byte{
 		log:         make([]byte, 64<<20+1),
 		realisation: append([]byte(realisation.body), bytes.Repeat([]byte("\n"), 64<<10)...),
 		debugInfo:   append([]byte(debugInfo.body), bytes.Repeat([]byte("\n"), 64<<10)...),
 	} {
-		c.put(t, f.path, bomb.EncodeAll(body, nil), header("Content-Encoding", "zstd")).wantRefusal(t, http.StatusRequestEntityTooLarge, "")
+		c.put(t, f.path, nixtest.Zstd(body), header("Content-Encoding", "zstd")).wantRefusal(t, http.StatusRequestEntityTooLarge, "")
 		if f != log {
 			c.put(t, f.path, body).wantRefusal(t, http.StatusRequestEntityTooLarge, "")
 		}

@@ -1,13 +1,10 @@
 package maintain
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"testing"
-
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
@@ -38,21 +35,6 @@ func many(n int) []nixtest.Package {
 		packages[i] = nixtest.NewPackage(fmt.Sprint("package-", i), 10, nixtest.SignedBy(builder))
 	}
 	return packages
-}
-
-func compressed(nar []byte) []byte {
-	var b bytes.Buffer
-	w, err := zstd.NewWriter(&b)
-	if err != nil {
-		panic(err)
-	}
-	if _, err := w.Write(nar); err != nil {
-		panic(err)
-	}
-	if err := w.Close(); err != nil {
-		panic(err)
-	}
-	return b.Bytes()
 }
 
 // signAll signs until the end or an error.

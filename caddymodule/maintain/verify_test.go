@@ -55,7 +55,7 @@ func wantFound(t *testing.T, reports iter.Seq2[Report, error], problem, note str
 
 var (
 	lib   = nixtest.NewPackage("lib", 1000, nixtest.SignedBy(builder))
-	hello = nixtest.NewPackage("hello", 100_000, nixtest.Compressed(nix.CompressionZstd, compressed),
+	hello = nixtest.NewPackage("hello", 100_000, nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd),
 		nixtest.References(lib.NARInfo.StorePath, nixtest.StorePath("hello")), nixtest.SignedBy(builder))
 )
 

@@ -52,7 +52,7 @@ func TestAttackBaseIsTaken(t *testing.T) {
 
 // The synthetic ones are attacked in the same way.
 func TestAttackVictims(t *testing.T) {
-	v := nixtest.NewVictims(func(nar []byte) []byte { return append([]byte("packed"), nar...) }, nixtest.NewKey("test-1"))
+	v := nixtest.NewVictims(nixtest.NewKey("test-1"))
 	for _, p := range v.All() {
 		mustParseNARInfo(t, p.Text())
 	}

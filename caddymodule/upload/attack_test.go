@@ -27,7 +27,7 @@ func TestAttack07OtherName(t *testing.T) {
 
 // FileSize is not signed, but can be checked. Of Deriver nobody here knows better.
 func TestAttack09UnsignedLies(t *testing.T) {
-	p := nixtest.NewPackage("hello", 1000, nixtest.SignedBy(key1), nixtest.Compressed(nix.CompressionZstd, encoders["zstd"]))
+	p := nixtest.NewPackage("hello", 1000, nixtest.SignedBy(key1), nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd))
 	r, m := newReceiver()
 	push(t, m, p)
 	for _, lie := range []int64{1, p.NARInfo.FileSize - 1, p.NARInfo.FileSize + 1, p.NARInfo.NARSize, 1<<63 - 1} {
@@ -41,7 +41,7 @@ func TestAttack09UnsignedLies(t *testing.T) {
 
 // A file of another hash than its name's would make honest uploaders skip theirs.
 func TestAttack10NARs(t *testing.T) {
-	p := nixtest.NewPackage("hello", 100_000, nixtest.SignedBy(key1), nixtest.Compressed(nix.CompressionZstd, encoders["zstd"]))
+	p := nixtest.NewPackage("hello", 100_000, nixtest.SignedBy(key1), nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd))
 	nar := p.NARInfo.NARPath()
 	flipped := bytes.Clone(p.File)
 	flipped[len(flipped)/2] ^= 1
@@ -57,8 +57,8 @@ func TestAttack10NARs(t *testing.T) {
 		{"truncated, and announced whole", func() Body { return Body{Reader: brokenOff(p.File[:1000]), Size: int64(len(p.File))} }, Incomplete},
 		{"more than it should be", func() Body { return announced(append(bytes.Clone(p.File), 0)) }, Mismatch},
 		{"decompressed", func() Body { return announced(p.NAR) }, Mismatch},
-		{"encoded in gzip", func() Body { return encoded("gzip", encoders["gzip"](p.File)) }, Malformed},
-		{"encoded in xz", func() Body { return encoded("xz", encoders["xz"](p.File)) }, Malformed},
+		{"encoded in gzip", func() Body { return encoded("gzip", nixtest.Gzip(p.File)) }, Malformed},
+		{"encoded in xz", func() Body { return encoded("xz", nixtest.XZ(p.File)) }, Malformed},
 		{"encoded twice", func() Body { return encoded("gzip, br", p.File) }, Malformed},
 	} {
 		for _, there := range []bool{false, true} {
@@ -79,7 +79,7 @@ func brokenOff(b []byte) io.Reader {
 
 // A narinfo goes nowhere without a NAR that decompresses to what was signed.
 func TestAttack10NARInfoWithoutItsNAR(t *testing.T) {
-	compress := nixtest.Compressed(nix.CompressionZstd, encoders["zstd"])
+	compress := nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd)
 	p := nixtest.NewPackage("hello", 1000, nixtest.SignedBy(key1), compress)
 	path := p.NARInfo.URL()
 	r, m := newReceiver()

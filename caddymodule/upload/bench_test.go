@@ -10,6 +10,7 @@ import (
 
 	"github.com/stevedores-org/nix-cache/caddymodule/internal/decompress"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 )
 
 // BenchmarkDecompress is the cost of measuring a NAR, in MB of the NAR: of a
@@ -31,23 +32,15 @@ func BenchmarkDecompress(b *testing.B) {
 			}
 		}
 	})
-	for c, compress := range compressors {
-		switch c {
-		case nix.CompressionNone:
-			continue
-		case nix.CompressionXZ:
-			compress = encodeXZ // compressors' own stores only
-		}
+	for c, compress := range nixtest.Compressors {
 		b.Run(c.String(), func(b *testing.B) {
 			benchmarkDecoder(b, data, compress(data), func(in io.Reader) (io.Reader, error) { return decompress.NewReader(in, c) })
 		})
 	}
 	b.Run("xz by ulikunitz", func(b *testing.B) {
-		benchmarkDecoder(b, data, encodeXZ(data), func(in io.Reader) (io.Reader, error) { return ulikunitz.NewReader(in) })
+		benchmarkDecoder(b, data, nixtest.XZ(data), func(in io.Reader) (io.Reader, error) { return ulikunitz.NewReader(in) })
 	})
 }
-
-var encodeXZ = through(func(w io.Writer) io.WriteCloser { return must(ulikunitz.NewWriter(w)) })
 
 func benchmarkDecoder(b *testing.B, data, compressed []byte, decode func(io.Reader) (io.Reader, error)) {
 	b.SetBytes(int64(len(data)))

@@ -7,8 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -16,61 +16,18 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/pierrec/lz4/v4"
-	"github.com/ulikunitz/xz/lzma"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/internal/decompress"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 )
 
-// compressors has a row for each compression that an encoder is at hand for.
-var compressors = map[nix.Compression]func([]byte) []byte{
-	nix.CompressionNone:   func(b []byte) []byte { return b },
-	nix.CompressionXZ:     encoders["xz"],
-	nix.CompressionZstd:   encoders["zstd"],
-	nix.CompressionBrotli: encoders["br"],
-	nix.CompressionGzip:   encoders["gzip"],
-	nix.CompressionLZ4:    encodeLZ4,
-	nix.CompressionLzip:   encodeLzip,
-}
-
-func encodeLZ4(b []byte) []byte {
-	var out bytes.Buffer
-	w := lz4.NewWriter(&out)
-	if _, err := w.Write(b); err != nil {
-		panic(err)
-	}
-	if err := w.Close(); err != nil {
-		panic(err)
-	}
-	return out.Bytes()
-}
-
-// encodeLzip writes two members, as parallel encoders do.
-func encodeLzip(b []byte) []byte {
-	half := len(b) / 2
-	return append(lzipMember(b[:half]), lzipMember(b[half:])...)
-}
-
-func lzipMember(b []byte) []byte {
-	var alone bytes.Buffer
-	w, err := lzma.WriterConfig{DictCap: 1 << 16, EOSMarker: true, Properties: &lzma.Properties{LC: 3, LP: 0, PB: 2}}.NewWriter(&alone)
-	if err != nil {
-		panic(err)
-	}
-	if _, err := w.Write(b); err != nil {
-		panic(err)
-	}
-	if err := w.Close(); err != nil {
-		panic(err)
-	}
-	const aloneHeader = 13
-	out := append([]byte("LZIP\x01\x10"), alone.Bytes()[aloneHeader:]...)
-	out = binary.LittleEndian.AppendUint32(out, crc32.ChecksumIEEE(b))
-	out = binary.LittleEndian.AppendUint64(out, uint64(len(b)))
-	return binary.LittleEndian.AppendUint64(out, uint64(len(out)+8))
-}
+// compressors are nixtest's, and none.
+var compressors = func() map[nix.Compression]func([]byte) []byte {
+	compressors := maps.Clone(nixtest.Compressors)
+	compressors[nix.CompressionNone] = bytes.Clone
+	return compressors
+}()
 
 // TestContentIsMeasuredOnTheWay: a push in order costs no reading back, and one
 // whose NAR came earlier costs it once.
@@ -107,11 +64,15 @@ func TestContentThatIsNotMeasuredOnTheWay(t *testing.T) {
 		}
 	}
 	t.Run("a large window", func(t *testing.T) {
-		wide := through(func(w io.Writer) io.WriteCloser { return must(zstd.NewWriter(w, zstd.WithWindowSize(2*unaskedWindow))) })
+		wide := func(nar []byte) []byte {
+			return nixtest.Encode(nar, func(w io.Writer) (io.WriteCloser, error) {
+				return zstd.NewWriter(w, zstd.WithWindowSize(2*unaskedWindow))
+			})
+		}
 		measuredLater(t, nixtest.NewPackage("hello", 300_000, nixtest.Compressed(nix.CompressionZstd, wide), nixtest.SignedBy(key1)))
 	})
 	t.Run("no place", func(t *testing.T) {
-		p := nixtest.NewPackage("hello", 300_000, nixtest.Compressed(nix.CompressionXZ, encoders["xz"]), nixtest.SignedBy(key1))
+		p := nixtest.NewPackage("hello", 300_000, nixtest.Compressed(nix.CompressionXZ, nixtest.XZ), nixtest.SignedBy(key1))
 		release := takeUnaskedPlaces(t, p)
 		defer release()
 		measuredLater(t, p)
@@ -215,7 +176,7 @@ func TestFilesThatCanNotBeDecompressed(t *testing.T) {
 
 func TestOriginFailsWhileContentIsMeasured(t *testing.T) {
 	r, m := newReceiver()
-	p := nixtest.NewPackage("hello", 300_000, nixtest.SignedBy(key1), nixtest.Compressed(nix.CompressionZstd, encoders["zstd"]))
+	p := nixtest.NewPackage("hello", 300_000, nixtest.SignedBy(key1), nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd))
 	body := push(t, m, p)
 	m.CutBody(p.NARInfo.URL(), 1000, 1)
 	_, err := r.Receive(t.Context(), infoPath(p), body)
@@ -297,7 +258,7 @@ func TestWhatNobodyAskedFor(t *testing.T) {
 	const size = unaskedSize + 8<<20
 	for c, file := range map[nix.Compression][]byte{
 		nix.CompressionBzip2: bytes.Repeat(mebibyte, size>>20),
-		nix.CompressionZstd:  bytes.Repeat(encoders["zstd"](make([]byte, 1<<20)), size>>20),
+		nix.CompressionZstd:  bytes.Repeat(nixtest.Zstd(make([]byte, 1<<20)), size>>20),
 	} {
 		t.Run(c.String(), func(t *testing.T) {
 			r, m := newReceiver()

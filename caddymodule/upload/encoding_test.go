@@ -2,89 +2,29 @@ package upload
 
 import (
 	"bytes"
-	"compress/gzip"
-	"encoding/binary"
-	"hash/crc32"
 	"io"
+	"maps"
 	"os"
 	"runtime"
 	"strings"
 	"testing"
 	"testing/iotest"
 
-	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 )
 
-// encoders has a row for each Content-Encoding.
-var encoders = map[string]func(b []byte) []byte{
-	"":         bytes.Clone,
-	"identity": bytes.Clone,
-	"none":     bytes.Clone,
-	"zstd":     through(func(w io.Writer) io.WriteCloser { return must(zstd.NewWriter(w)) }),
-	"br":       through(func(w io.Writer) io.WriteCloser { return brotli.NewWriter(w) }),
-	"gzip":     through(func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }),
-	"xz":       storedXZ,
-}
-
-func through(encoder func(io.Writer) io.WriteCloser) func([]byte) []byte {
-	return func(b []byte) []byte {
-		var out bytes.Buffer
-		w := encoder(&out)
-		must(w.Write(b))
-		if err := w.Close(); err != nil {
-			panic(err)
-		}
-		return out.Bytes()
+// encoders has a row for each value of Content-Encoding.
+var encoders = func() map[string]func(b []byte) []byte {
+	encoders := maps.Clone(nixtest.ContentEncoders)
+	for _, plain := range []string{"", "identity", "none"} {
+		encoders[plain] = bytes.Clone
 	}
-}
-
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
-// storedXZ makes an .xz file of one block without compression
-// (tukaani.org/xz/xz-file-format.txt).
-func storedXZ(b []byte) []byte {
-	withCRC := func(b []byte) []byte { return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b)) }
-	flags := []byte{0, 1} // with CRC32
-	out := append([]byte("\xfd7zXZ\x00"), flags...)
-	out = binary.LittleEndian.AppendUint32(out, crc32.ChecksumIEEE(flags))
-
-	const lzma2, dict64K = 0x21, 8
-	header := withCRC([]byte{2, 0, lzma2, 1, dict64K, 0, 0, 0})
-	block := bytes.Clone(header)
-	for rest, control := b, byte(1); len(rest) > 0; control = 2 {
-		n := min(len(rest), 1<<16)
-		block = append(block, control, byte((n-1)>>8), byte(n-1))
-		block = append(block, rest[:n]...)
-		rest = rest[n:]
-	}
-	block = append(block, 0)
-	unpadded := len(block) + crc32.Size
-	for len(block)%4 > 0 {
-		block = append(block, 0)
-	}
-	block = binary.LittleEndian.AppendUint32(block, crc32.ChecksumIEEE(b))
-	out = append(out, block...)
-
-	index := binary.AppendUvarint([]byte{0, 1}, uint64(unpadded))
-	index = binary.AppendUvarint(index, uint64(len(b)))
-	for len(index)%4 > 0 {
-		index = append(index, 0)
-	}
-	index = withCRC(index)
-	footer := append(binary.LittleEndian.AppendUint32(nil, uint32(len(index)/4-1)), flags...)
-	out = append(out, index...)
-	out = binary.LittleEndian.AppendUint32(out, crc32.ChecksumIEEE(footer))
-	return append(append(out, footer...), "YZ"...)
-}
+	return encoders
+}()
 
 func TestEncodings(t *testing.T) {
 	p := signed("hello", 1000)
@@ -149,8 +89,12 @@ func TestUnknownEncodings(t *testing.T) {
 // TestBombs: what decodes to more than a narinfo can have is refused, and takes
 // neither the memory nor the time that decoding it would.
 func TestBombs(t *testing.T) {
+	zerosXZ, err := os.ReadFile("testdata/zeros.xz")
+	if err != nil {
+		t.Fatal(err)
+	}
 	zeros := make([]byte, 64<<20)
-	bombs := map[string][]byte{"xz": must(os.ReadFile("testdata/zeros.xz"))}
+	bombs := map[string][]byte{"xz": zerosXZ}
 	for _, encoding := range []string{"zstd", "br", "gzip"} {
 		bombs[encoding] = encoders[encoding](zeros)
 	}
@@ -175,9 +119,9 @@ func TestWindows(t *testing.T) {
 	// Of more than one block, so that the header gives the window and no size.
 	text := bytes.Repeat([]byte(signed("x", 1).Text()), 10_000)
 	for encoding, body := range map[string][]byte{
-		"zstd":       through(func(w io.Writer) io.WriteCloser { return must(zstd.NewWriter(w, zstd.WithWindowSize(512<<20))) })(text),
-		"zstd again": through(func(w io.Writer) io.WriteCloser { return must(zstd.NewWriter(w, zstd.WithWindowSize(16<<20))) })(text),
-		"xz":         through(func(w io.Writer) io.WriteCloser { return must(xz.WriterConfig{DictCap: 64 << 20}.NewWriter(w)) })(text),
+		"zstd":       nixtest.Encode(text, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w, zstd.WithWindowSize(512<<20)) }),
+		"zstd again": nixtest.Encode(text, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w, zstd.WithWindowSize(16<<20)) }),
+		"xz":         nixtest.Encode(text, func(w io.Writer) (io.WriteCloser, error) { return xz.WriterConfig{DictCap: 64 << 20}.NewWriter(w) }),
 	} {
 		encoding, _, _ = strings.Cut(encoding, " ")
 		for _, path := range []nix.CachePath{infoPath(p), cachePath(t, logPath)} {
@@ -223,9 +167,9 @@ func TestEndlessBodiesOfNothing(t *testing.T) {
 	}{
 		{"identity", "", []byte("\n")},
 		{"skippable frames", "zstd", skippable},
-		{"empty frames", "zstd", encoders["zstd"](nil)},
-		{"empty members", "gzip", encoders["gzip"](nil)},
-		{"empty streams", "xz", storedXZ(nil)},
+		{"empty frames", "zstd", nixtest.Zstd(nil)},
+		{"empty members", "gzip", nixtest.Gzip(nil)},
+		{"empty streams", "xz", nixtest.XZ(nil)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := signed("hello", 10)

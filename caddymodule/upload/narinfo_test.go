@@ -189,7 +189,7 @@ func TestTooLongTogether(t *testing.T) {
 func TestANARThatIsGoneGivesWay(t *testing.T) {
 	r, m := newReceiver()
 	raw := signed("hello", 1000)
-	packed := nixtest.NewPackage("hello", 1000, nixtest.Compressed(nix.CompressionZstd, encoders["zstd"]), nixtest.SignedBy(key2))
+	packed := nixtest.NewPackage("hello", 1000, nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd), nixtest.SignedBy(key2))
 	push(t, m, raw)
 	m.Put(infoPath(raw).String(), raw.Text())
 

@@ -112,7 +112,10 @@ func TestUnsignedFilesAreDecoded(t *testing.T) {
 		}
 	}
 	r, m := newReceiver()
-	body := must(hex.DecodeString(bzip2Listing))
+	body, err := hex.DecodeString(bzip2Listing)
+	if err != nil {
+		t.Fatal(err)
+	}
 	wantOutcome(t, r, cachePath(t, listingPath), encoded("bzip2", body), Stored)
 	wantStored(t, m, listingPath, []byte(listing))
 	for n := range body {

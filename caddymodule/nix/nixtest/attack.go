@@ -35,13 +35,13 @@ type AttackBase struct {
 type Victims struct{ Refs, Plain, None, Text, Fixed, Texts, FlatMD5 Package }
 
 // NewVictims returns packages that are signed by key and compressed by xz.
-func NewVictims(xz func(nar []byte) []byte, key nix.PrivateKey) Victims {
+func NewVictims(key nix.PrivateKey) Victims {
 	deriver := func(p *Package) { p.NARInfo.Deriver = StorePath(p.NARInfo.StorePath.Name() + ".drv") }
 	references := References(StorePath("lib"), StorePath("doc"))
 	victim := func(name string, options ...Option) Package {
 		return NewPackage(name, 1000, append(options, SignedBy(key))...)
 	}
-	packed := Compressed(nix.CompressionXZ, xz)
+	packed := Compressed(nix.CompressionXZ, XZ)
 	return Victims{
 		Refs:    victim("refs", packed, references, deriver),
 		Plain:   victim("plain", packed, deriver),
