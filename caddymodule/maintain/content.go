@@ -4,11 +4,10 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"hash"
 	"io"
 	"io/fs"
 
-	"github.com/stevedores-org/nix-cache/caddymodule/internal/decompress"
+	"github.com/stevedores-org/nix-cache/caddymodule/internal/content"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
@@ -18,7 +17,7 @@ func (c *Checker) checkContent(ctx context.Context, r *Report, n *nix.NARInfo) e
 	in := &body{ctx: ctx, origin: c.Origin, path: n.URL(), size: n.FileSize}
 	defer in.close()
 	file := sha256.New()
-	narHash, narSize, malformed := measure(io.TeeReader(in, file), n)
+	got, malformed := content.MeasureFor(ctx, n, io.TeeReader(in, file))
 	_, _ = io.Copy(file, in) // what the decoder left, or did not get to; an error is in.err
 	r.Bytes += in.offset
 	if errors.Is(in.err, fs.ErrNotExist) || errors.Is(in.err, origin.ErrChanged) {
@@ -29,31 +28,12 @@ func (c *Checker) checkContent(ctx context.Context, r *Report, n *nix.NARInfo) e
 		return in.err
 	}
 	fileHash := nix.SHA256(file.Sum(nil))
-	switch {
-	case fileHash != n.FileHash:
+	if fileHash != n.FileHash {
 		r.problem("FileHash is %s, but %s has %s", n.FileHash, n.URL(), fileHash)
-	case malformed != nil:
-		r.problem("%s can't be decompressed as %s: %v", n.URL(), n.Compression, malformed)
-	case narSize > n.NARSize:
-		r.problem("NarSize is %d, but %s decompresses to more", n.NARSize, n.URL())
-	case narSize != n.NARSize:
-		r.problem("NarSize is %d, but %s decompresses to %d bytes", n.NARSize, n.URL(), narSize)
-	case narHash != n.NARHash:
-		r.problem("NarHash is %s, but %s decompresses to %s", n.NARHash, n.URL(), narHash)
+	} else if wrong := content.Mismatch(n, got, malformed); wrong != "" {
+		r.problem("%s", wrong)
 	}
 	return nil
-}
-
-// measure decompresses a NAR up to one byte more than it should have.
-func measure(in io.Reader, n *nix.NARInfo) (nix.SHA256, int64, error) {
-	decoded, err := decompress.NewReader(in, n.Compression)
-	if err != nil {
-		return nix.SHA256{}, 0, err
-	}
-	defer decoded.Close()
-	var sum hash.Hash = sha256.New()
-	size, err := io.Copy(sum, io.LimitReader(decoded, n.NARSize+1))
-	return nix.SHA256(sum.Sum(nil)), size, err
 }
 
 // maxBreaks is how often the body of one object may break off.

@@ -3,57 +3,14 @@ package upload
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"io"
 	"sync"
 
-	"github.com/stevedores-org/nix-cache/caddymodule/internal/decompress"
+	"github.com/stevedores-org/nix-cache/caddymodule/internal/content"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
-
-// content is what a NAR's file is decompressed: what its narinfo's signature is
-// about.
-type content struct {
-	hash nix.SHA256
-	size int64
-}
-
-var errContentTooLong = errors.New("it decompresses to more")
-
-// measure decompresses a file that asks for a window of at most so many bytes: to
-// its end, or until check, which is told how many bytes have come out of it,
-// returns an error.
-func measure(in io.Reader, c nix.Compression, window uint32, check func(size int64) error) (content, error) {
-	decoded, err := decompress.NewReaderWithin(in, c, window)
-	if err != nil {
-		return content{}, err
-	}
-	defer decoded.Close()
-	sum := sha256.New()
-	size, err := io.CopyBuffer(sum, &checked{r: decoded, check: check}, make([]byte, copyBuffer))
-	if err != nil {
-		return content{}, err
-	}
-	return content{nix.SHA256(sum.Sum(nil)), size}, nil
-}
-
-// checked reads until check says no.
-type checked struct {
-	r     io.Reader
-	size  int64
-	check func(size int64) error
-}
-
-func (c *checked) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	c.size += int64(n)
-	if refused := c.check(c.size); refused != nil {
-		return n, refused
-	}
-	return n, err
-}
 
 // A NAR that is uploaded is decompressed on the way, when nobody knows yet how
 // large it should be, to this many bytes and so many times what was read of the
@@ -89,14 +46,14 @@ func (c *counted) Read(p []byte) (int, error) {
 type measuring struct {
 	in     io.Reader
 	pipe   *io.PipeWriter
-	result chan content // has one if the file was decompressed to its end
+	result chan content.Content // has one if the file was decompressed to its end
 }
 
 // measureWhile begins to measure what the caller reads from it. It ends early
 // with the context.
 func measureWhile(ctx context.Context, in io.Reader, path nix.CachePath) *measuring {
 	r, w := io.Pipe()
-	m := &measuring{in: in, pipe: w, result: make(chan content, 1)}
+	m := &measuring{in: in, pipe: w, result: make(chan content.Content, 1)}
 	go func() {
 		defer close(m.result)
 		defer r.CloseWithError(errMeasured) // lets the caller read on
@@ -112,9 +69,9 @@ func measureWhile(ctx context.Context, in io.Reader, path nix.CachePath) *measur
 		default:
 			return
 		}
-		measured, err := measure(buffered, c, unaskedWindow, func(size int64) error {
+		measured, err := content.Measure(buffered, c, unaskedWindow, func(size int64) error {
 			if size > unaskedSize+unaskedRatio*file.size {
-				return errContentTooLong
+				return content.ErrTooLong
 			}
 			return ctx.Err()
 		})
@@ -139,7 +96,7 @@ func (m *measuring) Read(p []byte) (int, error) {
 }
 
 // end waits for the result; not ok if there is none.
-func (m *measuring) end() (content, bool) {
+func (m *measuring) end() (content.Content, bool) {
 	m.pipe.CloseWithError(io.ErrUnexpectedEOF) // unless it has been read to its end
 	c, ok := <-m.result
 	return c, ok
@@ -172,44 +129,39 @@ func (r *Receiver) requireContent(ctx context.Context, n *nix.NARInfo) error {
 		}
 		r.contents.add(n.NARPath(), got)
 	}
-	switch {
-	case got.size != n.NARSize:
-		return reject(Mismatch, "NarSize is %d, but %s decompresses to %d bytes", n.NARSize, n.URL(), got.size)
-	case got.hash != n.NARHash:
-		return reject(Mismatch, "NarHash is %s, but %s decompresses to %s", n.NARHash, n.URL(), got.hash)
+	return requireMatch(n, got, nil)
+}
+
+// requireMatch refuses a narinfo for what it tells wrongly of its NAR.
+func requireMatch(n *nix.NARInfo, got content.Content, err error) error {
+	if wrong := content.Mismatch(n, got, err); wrong != "" {
+		return reject(Mismatch, "%s", wrong)
 	}
 	return nil
 }
 
 // measureStored measures a NAR that lies at the origin, once there is a place.
-func (r *Receiver) measureStored(ctx context.Context, n *nix.NARInfo) (content, error) {
+func (r *Receiver) measureStored(ctx context.Context, n *nix.NARInfo) (content.Content, error) {
 	select {
 	case storedPlaces <- struct{}{}:
 		defer func() { <-storedPlaces }()
 	case <-ctx.Done():
-		return content{}, ctx.Err()
+		return content.Content{}, ctx.Err()
 	}
 	_, body, err := r.Origin.Open(ctx, n.URL(), origin.OpenOptions{})
 	if err != nil {
-		return content{}, err
+		return content.Content{}, err
 	}
 	defer body.Close()
 	in := &originBody{r: body}
-	got, err := measure(in, n.Compression, decompress.MaxWindow, func(size int64) error {
-		if size > n.NARSize {
-			return errContentTooLong
-		}
-		return ctx.Err()
-	})
+	got, err := content.MeasureFor(ctx, n, in)
 	switch {
 	case ctx.Err() != nil:
-		return content{}, ctx.Err()
+		return content.Content{}, ctx.Err()
 	case in.err != nil:
-		return content{}, &origin.UnavailableError{Op: "read", Path: n.URL(), Err: in.err}
-	case errors.Is(err, errContentTooLong):
-		return content{}, reject(Mismatch, "NarSize is %d, but %s decompresses to more", n.NARSize, n.URL())
+		return content.Content{}, &origin.UnavailableError{Op: "read", Path: n.URL(), Err: in.err}
 	case err != nil:
-		return content{}, reject(Mismatch, "%s can't be decompressed as %s: %v", n.URL(), n.Compression, err)
+		return content.Content{}, requireMatch(n, got, err)
 	}
 	return got, nil
 }
@@ -238,23 +190,23 @@ const maxContents = 10_000
 type contents struct {
 	mu struct {
 		sync.Mutex
-		known map[nix.CachePath]content
+		known map[nix.CachePath]content.Content
 		order []nix.CachePath // oldest first
 	}
 }
 
-func (c *contents) get(nar nix.CachePath) (content, bool) {
+func (c *contents) get(nar nix.CachePath) (content.Content, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	got, ok := c.mu.known[nar]
 	return got, ok
 }
 
-func (c *contents) add(nar nix.CachePath, got content) {
+func (c *contents) add(nar nix.CachePath, got content.Content) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mu.known == nil {
-		c.mu.known = make(map[nix.CachePath]content)
+		c.mu.known = make(map[nix.CachePath]content.Content)
 	}
 	if _, there := c.mu.known[nar]; !there {
 		c.mu.order = append(c.mu.order, nar)

@@ -4,20 +4,18 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"math/rand/v2"
 	"runtime"
-	"strings"
 	"sync"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
 
-	"github.com/stevedores-org/nix-cache/caddymodule/internal/decompress"
+	"github.com/stevedores-org/nix-cache/caddymodule/internal/content"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 )
@@ -187,42 +185,15 @@ func TestOriginFailsWhileContentIsMeasured(t *testing.T) {
 	wantOutcome(t, r, infoPath(p), announced(p.Text()), Stored)
 }
 
-func atMost(limit int64) func(int64) error {
-	return func(size int64) error {
-		if size > limit {
-			return errContentTooLong
-		}
-		return nil
-	}
-}
-
-func TestMeasureBzip2(t *testing.T) {
-	file, err := hex.DecodeString("425a6839314159265359518c7c410003e7c18000100a01840020005060026a90d36a419520ca9076a41b520f54836a907c5dc914e142414631f104")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want, err := measure(strings.NewReader(strings.Repeat("content\n", 1000)), nix.CompressionNone, decompress.MaxWindow, atMost(8000))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := measure(bytes.NewReader(file), nix.CompressionBzip2, decompress.MaxWindow, atMost(8000))
-	if err != nil || got != want || got.size != 8000 {
-		t.Errorf("measured %v, %v; want %v", got, err, want)
-	}
-	if _, err := measure(bytes.NewReader(file), nix.CompressionBzip2, decompress.MaxWindow, atMost(7999)); !errors.Is(err, errContentTooLong) {
-		t.Errorf("measured to a limit: %v, want errContentTooLong", err)
-	}
-}
-
 func TestContentsAreBounded(t *testing.T) {
 	var c contents
 	for i := range 2 * maxContents {
 		var hash nix.SHA256
 		binary.LittleEndian.PutUint64(hash[:], uint64(i))
 		path := nix.NARPath(hash, nix.CompressionXZ)
-		c.add(path, content{size: int64(i)})
-		c.add(path, content{size: int64(i)})
-		if got, ok := c.get(path); !ok || got.size != int64(i) {
+		c.add(path, content.Content{Size: int64(i)})
+		c.add(path, content.Content{Size: int64(i)})
+		if got, ok := c.get(path); !ok || got.Size != int64(i) {
 			t.Fatalf("%d is not remembered", i)
 		}
 	}
@@ -231,33 +202,12 @@ func TestContentsAreBounded(t *testing.T) {
 	}
 }
 
-// FuzzMeasure: whatever a file holds, measuring it ends, within its limit.
-func FuzzMeasure(f *testing.F) {
-	for c, compress := range compressors {
-		f.Add(byte(c), compress([]byte(strings.Repeat("content\n", 100))))
-	}
-	f.Fuzz(func(t *testing.T, c byte, file []byte) {
-		const limit = 1 << 20
-		if got, err := measure(io.LimitReader(bytes.NewReader(file), limit), nix.Compression(c), decompress.MaxWindow, atMost(limit)); err == nil && got.size > limit {
-			t.Errorf("%d bytes, more than the limit", got.size)
-		}
-	})
-}
-
-// bzip2OfZeros is 1 MiB of zeros, as bzip2 -9 packs it; repeated, it is a
-// file of several streams.
-const bzip2OfZeros = "425a683931415926535938571ce50008084000c0040008200030cc0529a60806c4201e2ee48a70a12070ae39ca"
-
 // TestWhatNobodyAskedFor: an uploader can't have a small file decompressed to
 // much before a trusted key has signed that it is so large.
 func TestWhatNobodyAskedFor(t *testing.T) {
-	mebibyte, err := hex.DecodeString(bzip2OfZeros)
-	if err != nil {
-		t.Fatal(err)
-	}
 	const size = unaskedSize + 8<<20
 	for c, file := range map[nix.Compression][]byte{
-		nix.CompressionBzip2: bytes.Repeat(mebibyte, size>>20),
+		nix.CompressionBzip2: bytes.Repeat(nixtest.Bzip2OfZeros(), size>>20),
 		nix.CompressionZstd:  bytes.Repeat(nixtest.Zstd(make([]byte, 1<<20)), size>>20),
 	} {
 		t.Run(c.String(), func(t *testing.T) {
@@ -265,7 +215,7 @@ func TestWhatNobodyAskedFor(t *testing.T) {
 			p := nixtest.NewPackage("hello", 1000, nixtest.Compressed(c, func([]byte) []byte { return file }), nixtest.SignedBy(key1))
 			wantOutcome(t, r, p.NARInfo.NARPath(), announced(file), Stored)
 			if got, ok := r.contents.get(p.NARInfo.NARPath()); ok {
-				t.Errorf("it was decompressed to its end, %d bytes", got.size)
+				t.Errorf("it was decompressed to its end, %d bytes", got.Size)
 			}
 			wantRejected(t, r, infoPath(p), announced(p.Text()), Mismatch)
 

@@ -45,6 +45,7 @@ var ownImports = map[string][]string{
 	"caddymodule/auth/oidc":           {"caddymodule/auth"},
 	"caddymodule/cache":               {"caddymodule/cache/disk", "caddymodule/nix", "caddymodule/origin"},
 	"caddymodule/cache/disk":          {"caddymodule/internal/durable"},
+	"caddymodule/internal/content":    {"caddymodule/internal/decompress", "caddymodule/nix"},
 	"caddymodule/internal/decompress": {"caddymodule/nix"},
 	"caddymodule/internal/durable":    nil,
 	"caddymodule/nix":                 nil,
@@ -54,8 +55,8 @@ var ownImports = map[string][]string{
 	"caddymodule/origin/guard":        {"caddymodule/origin"},
 	"caddymodule/origin/origintest":   {"caddymodule/origin"},
 	"caddymodule/origin/r2":           {"caddymodule/origin"},
-	"caddymodule/maintain":            {"caddymodule/internal/decompress", "caddymodule/nix", "caddymodule/origin", "caddymodule/upload"},
-	"caddymodule/upload":              {"caddymodule/internal/decompress", "caddymodule/nix", "caddymodule/origin"},
+	"caddymodule/maintain":            {"caddymodule/internal/content", "caddymodule/nix", "caddymodule/origin", "caddymodule/upload"},
+	"caddymodule/upload":              {"caddymodule/internal/content", "caddymodule/internal/decompress", "caddymodule/nix", "caddymodule/origin"},
 }
 
 // confined are the modules that few packages may import outside of their tests.
