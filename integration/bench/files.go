@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -8,6 +9,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
@@ -70,4 +75,48 @@ func narinfoText(hash string) string {
 	}
 	return text + "\nDeriver: " + hash + "-hello-2.12.1.drv\n" +
 		"Sig: cache.example.org-1:" + fmt.Sprintf("%086d", 0) + "==\n"
+}
+
+// plainNAR makes a NAR that is not compressed, as its name says.
+func (m *fileMaker) plainNAR(size int64) (file, error) {
+	f, err := m.nar(size)
+	if err != nil {
+		return f, err
+	}
+	f.path = strings.TrimSuffix(f.path, ".xz")
+	old := f.disk
+	f.disk = filepath.Join(m.dir, f.path)
+	return f, os.Rename(old, f.disk)
+}
+
+// compressed makes a NAR of some content, with the compression of a suffix.
+func (m *fileMaker) compressed(content []byte, suffix string) (file, error) {
+	var out bytes.Buffer
+	var err error
+	switch suffix {
+	case "":
+		out.Write(content)
+	case ".zst":
+		err = compressTo(&out, content, func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) })
+	case ".xz":
+		err = compressTo(&out, content, func(w io.Writer) (io.WriteCloser, error) { return xz.NewWriter(w) })
+	}
+	if err != nil {
+		return file{}, err
+	}
+	sum := sha256.Sum256(out.Bytes())
+	f := file{path: "/nar/" + nix.EncodeBase32(sum[:]) + ".nar" + suffix, size: int64(out.Len())}
+	f.disk = filepath.Join(m.dir, f.path)
+	return f, os.WriteFile(f.disk, out.Bytes(), 0o644)
+}
+
+func compressTo(w io.Writer, content []byte, open func(io.Writer) (io.WriteCloser, error)) error {
+	z, err := open(w)
+	if err != nil {
+		return err
+	}
+	if _, err := z.Write(content); err != nil {
+		return err
+	}
+	return z.Close()
 }

@@ -14,7 +14,8 @@ import (
 )
 
 const (
-	serverCore = "0" // of the machine; what loads the servers runs on the others
+	serverCore = "0" // of the machine
+	clientCore = "1" // what loads the servers runs on it
 	tick       = 10 * time.Millisecond
 )
 
@@ -172,4 +173,13 @@ func freeAddress() (string, error) {
 	}
 	defer l.Close()
 	return l.Addr().String(), nil
+}
+
+// moveTo has the process run on another core from now on.
+func (p *process) moveTo(core string) error {
+	out, err := exec.Command("taskset", "-a", "-p", "-c", core, strconv.Itoa(p.cmd.Process.Pid)).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("move %s to core %s: %w: %s", p.name, core, err, out)
+	}
+	return nil
 }
