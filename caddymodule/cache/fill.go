@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -254,6 +255,9 @@ func (f *fill) readOnce(ctx context.Context, i int, body io.ReadCloser) error {
 			}
 			at += int64(n)
 			f.advance(i, int64(n))
+			if at == int64(n) {
+				runtime.Gosched() // the client that waits for the first bytes goes first
+			}
 		}
 		if err != nil && at < end {
 			return &brokenBodyError{err}

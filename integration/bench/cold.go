@@ -13,7 +13,7 @@ import (
 const (
 	coldSize   = 200_000_000
 	firstSize  = 4_000_000 // of the NARs that only their first byte is waited for
-	firstTries = 9
+	firstTries = 15
 	herdSize   = 200 // clients
 )
 
