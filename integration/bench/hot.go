@@ -55,6 +55,7 @@ func (w *world) narinfo() error {
 		{"nix_cache", w.ours.process, w.ours.address["r2"], w.info.path, nil},
 		{"nix_cache behind log, encode, header, metrics", w.dressed.process, w.dressed.address["r2"], w.info.path, nil},
 		{"Caddy respond", w.others.process, w.others.address["respond"], w.info.path, nil},
+		{"Caddy respond behind the same", w.dressed.process, w.dressed.address["respond"], w.info.path, nil},
 		{"Caddy file_server", w.others.process, w.others.address["files"], w.info.path, nil},
 		{"nginx, files", w.nginx.process, w.nginx.files, w.info.path, nil},
 		{"nginx proxy_cache", w.nginx.process, w.nginx.proxy, w.info.path, nil},

@@ -105,10 +105,12 @@ type world struct {
 	s3      *s3Server
 	origin  *distantOrigin
 	ours    *caddy // its sites: r2, dir, tls
-	dressed *caddy // with a log, metrics and more in front; its site: r2
+	dressed *caddy // with a log, metrics and more in front; its sites: r2, respond
 	others  *caddy // Caddy's own handlers; its sites: respond, files, tls
 	nginx   *nginx
 	varnish *varnish
+
+	respond string // directives by which Caddy answers as ours does for info
 
 	info file // the hot narinfo
 	big  file // the hot NAR
@@ -119,7 +121,7 @@ type world struct {
 // newWorld starts all servers. The world is to be stopped even if that failed.
 func newWorld(ctx context.Context, o options) (*world, error) {
 	w := &world{ctx: ctx, options: o, maker: &fileMaker{dir: o.dir + "/files"}}
-	for _, step := range []func() error{w.startOrigin, w.makeFiles, w.startOurs, w.startOthers} {
+	for _, step := range []func() error{w.startOrigin, w.makeFiles, w.startOurs, w.startDressed, w.startOthers} {
 		if err := step(); err != nil {
 			return w, err
 		}
@@ -186,9 +188,19 @@ func (w *world) startOurs() (err error) {
 		return err
 	}
 	w.onStop(w.ours.stop)
+	w.respond, err = respondAs("http://" + w.ours.address["r2"] + w.info.path)
+	return err
+}
+
+// startDressed starts a Caddy with the handlers in front that many sites have.
+func (w *world) startDressed() (err error) {
+	dir := w.options.dir
+	dress := func(name, directives string) site {
+		return site{name: name, directives: fmt.Sprintf("log {\noutput file %s/access-%s.log\n}\nencode\nheader X-Served-By bench\n%s",
+			dir, name, directives)}
+	}
 	w.dressed, err = startCaddy(dir, "dressed", "metrics",
-		site{name: "r2", directives: fmt.Sprintf("log {\noutput file %s/access.log\n}\nencode\nheader X-Served-By bench\n%s",
-			dir, nixCache(w.origin.address, dir+"/tier-dressed"))})
+		dress("r2", nixCache(w.origin.address, dir+"/tier-dressed")), dress("respond", w.respond))
 	if err != nil {
 		return err
 	}
@@ -198,12 +210,8 @@ func (w *world) startOurs() (err error) {
 
 func (w *world) startOthers() (err error) {
 	dir, files := w.options.dir, w.maker.dir
-	respond, err := respondAs("http://" + w.ours.address["r2"] + w.info.path)
-	if err != nil {
-		return err
-	}
 	w.others, err = startCaddy(dir, "others", "",
-		site{name: "respond", directives: respond},
+		site{name: "respond", directives: w.respond},
 		site{name: "files", directives: "root * " + files + "\nfile_server"},
 		site{name: "tls", directives: "root * " + files + "\nfile_server", tls: true})
 	if err != nil {
