@@ -45,6 +45,21 @@ func (c Claim) any() bool {
 	return false
 }
 
+// begun reports whether every pattern says how a value begins, beyond the word
+// that all values of the claim sub begin with.
+func (c Claim) begun() bool {
+	for _, p := range c.Patterns {
+		literal, _, _ := strings.Cut(p, "*")
+		if c.Name == "sub" {
+			_, literal, _ = strings.Cut(literal, ":")
+		}
+		if literal == "" {
+			return false
+		}
+	}
+	return true
+}
+
 func (c Claim) matches(raw json.RawMessage) bool {
 	for _, value := range texts(raw) {
 		for _, p := range c.Patterns {

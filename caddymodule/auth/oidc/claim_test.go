@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/auth"
 )
 
 func TestPatterns(t *testing.T) {
@@ -101,6 +103,15 @@ func TestGrantsThatAreRefused(t *testing.T) {
 		{"no right", func(g *Grant) { g.Rights = 0 }, "allow is not set"},
 		{"no claim", func(g *Grant) { g.Claims = nil }, "everybody"},
 		{"claims that all have", func(g *Grant) { g.Claims = []Claim{{"sub", []string{"x", "*"}}, {"aud", []string{"**"}}} }, "everybody"},
+		{"what jobs of all projects may have", func(g *Grant) { g.Claims = []Claim{{"ref_protected", []string{"true"}}} }, "project_path my-org/*"},
+		{"projects of that name of everybody", func(g *Grant) { g.Claims = []Claim{{"project_path", []string{"my-org/*", "*/nix"}}} }, "everybody"},
+		{"every subject", func(g *Grant) { g.Claims = []Claim{{"sub", []string{"project_path:*:ref:main"}}} }, "everybody"},
+		{"branches of all repositories", func(g *Grant) {
+			g.Issuer, g.Claims = "https://token.actions.githubusercontent.com", []Claim{{"ref", []string{"refs/heads/main"}}}
+		}, "repository my-org/*"},
+		{"a workflow that all may call", func(g *Grant) {
+			g.Issuer, g.Claims = "https://token.actions.githubusercontent.com", []Claim{{"job_workflow_ref", []string{"my-org/*"}}}
+		}, "everybody"},
 		{"claim without patterns", func(g *Grant) { g.Claims[0].Patterns = nil }, "project_path"},
 		{"claim with an empty pattern", func(g *Grant) { g.Claims[0].Patterns = []string{"a", ""} }, "project_path"},
 		{"claim without a name", func(g *Grant) { g.Claims[0].Name = "" }, "name"},
@@ -109,6 +120,16 @@ func TestGrantsThatAreRefused(t *testing.T) {
 		test.change(&g)
 		if err := errors.Join(CheckIssuer(g.Issuer), g.Check()); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", test.name, err, test.want)
+		}
+	}
+	for _, enough := range []Grant{
+		{Issuer: "https://gitlab.com", Claims: []Claim{{"sub", []string{"project_path:my-org/*"}}}},
+		{Issuer: "https://token.actions.githubusercontent.com", Claims: []Claim{{"repository_owner_id", []string{"1234"}}}},
+		{Issuer: "https://gitlab.example.org", Claims: []Claim{{"ref_protected", []string{"true"}}}},
+	} {
+		enough.Audience, enough.Rights = "cache", auth.Upload
+		if err := enough.Check(); err != nil {
+			t.Errorf("%s, %v: %v", enough.Issuer, enough.Claims, err)
 		}
 	}
 	for _, local := range []string{"http://localhost:8080", "http://127.0.0.1:1/path", "http://[::1]:80"} {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
@@ -26,8 +27,22 @@ type Grant struct {
 	Rights   auth.Rights
 }
 
+// publicIssuers sign for the whole world. One of these claims of theirs has to say
+// whose job it is. A claim of what is common to many, such as ref, does not, nor
+// does one of a workflow that others may call, nor of a user whom others can have
+// start a job.
+//
+// https://docs.github.com/en/actions/reference/security/oidc,
+// https://docs.gitlab.com/ci/secrets/id_token_authentication/
+var publicIssuers = map[string][]string{
+	"https://token.actions.githubusercontent.com": {
+		"repository", "repository_id", "repository_owner", "repository_owner_id", "workflow_ref", "enterprise", "enterprise_id", "sub",
+	},
+	"https://gitlab.com": {"project_path", "project_id", "namespace_path", "namespace_id", "sub"},
+}
+
 // Check tells what a grant lacks, beside its issuer. One that everybody's jobs
-// would fulfil is refused: those of GitHub and GitLab.com sign for the whole world.
+// would fulfil is refused.
 func (g Grant) Check() error {
 	switch {
 	case g.Audience == "":
@@ -35,14 +50,19 @@ func (g Grant) Check() error {
 	case g.Rights == 0:
 		return errors.New("allow is not set: expected read, upload or delete")
 	}
-	selective := false
+	whose := false
+	owners, public := publicIssuers[g.Issuer]
 	for _, c := range g.Claims {
 		if err := c.check(); err != nil {
 			return err
 		}
-		selective = selective || !c.any()
+		whose = whose || !c.any() && (!public || slices.Contains(owners, c.Name) && c.begun())
 	}
-	if !selective {
+	switch {
+	case !whose && public:
+		return fmt.Errorf("no claim tells whose jobs are meant, and %s signs for everybody's: expected one of %s, such as claim %s my-org/*",
+			g.Issuer, strings.Join(owners, ", "), owners[0])
+	case !whose:
 		return errors.New("no claim tells whose jobs are meant, and the issuer may sign for everybody's: expected such as claim repository my-org/*")
 	}
 	return nil
