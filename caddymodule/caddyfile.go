@@ -34,7 +34,7 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"upload_token":    (*Handler).unmarshalUploadToken,
 	"priority":        value(func(h *Handler) *Value { return &h.Priority }, checked(parseInteger)),
 	"narinfo_max_age": value(func(h *Handler) *Value { return &h.NARInfoMaxAge }, checked(parseDuration)),
-	"max_upload_size": value(func(h *Handler) *Value { return &h.MaxUploadSize }, checked(parseSize)),
+	"max_upload_size": value(func(h *Handler) *Value { return &h.MaxUploadSize }, checked(parseUploadSize)),
 
 	"origin":             (*Handler).unmarshalOrigin,
 	"disk":               (*Handler).unmarshalDisk,
@@ -61,9 +61,9 @@ var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 	"session_token":     value(func(c *R2Config) *Value { return &c.SessionToken }, anyText),
 	"region":            value(func(c *R2Config) *Value { return &c.Region }, anyText),
 	"prefix":            value(func(c *R2Config) *Value { return &c.Prefix }, anyText),
-	"part_size":         value(func(c *R2Config) *Value { return &c.PartSize }, checked(parseSize)),
-	"parallel":          value(func(c *R2Config) *Value { return &c.Parallel }, checked(parseInteger)),
-	"max_requests":      value(func(c *R2Config) *Value { return &c.MaxRequests }, checked(parseInteger)),
+	"part_size":         value(func(c *R2Config) *Value { return &c.PartSize }, checked(parsePartSize)),
+	"parallel":          value(func(c *R2Config) *Value { return &c.Parallel }, checked(parseCount)),
+	"max_requests":      value(func(c *R2Config) *Value { return &c.MaxRequests }, checked(parseCount)),
 }
 
 // UnmarshalCaddyfile reads the directive:
@@ -221,14 +221,19 @@ func (h *Handler) unmarshalUploadToken(d *caddyfile.Dispenser) error {
 	return value(func(h *Handler) *Value { return &h.UploadToken }, anyText)(h, d)
 }
 
+// unmarshalToken shows no word in its errors: where a {$VARIABLE} before it is not
+// set, the secret stands in another's place.
 func (h *Handler) unmarshalToken(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
 	if len(args) < 3 {
 		return d.Errf("token: expected a name, a secret and rights, got %d words", len(args))
 	}
-	t := TokenConfig{Name: Value(args[0]), Secret: Value(args[1]), Rights: args[2:]}
+	t := TokenConfig{Name: Value(args[0]), Rights: args[2:]}
+	if err := setValue(d, "token", &t.Secret, args[1], checked(auth.ParseSecret)); err != nil {
+		return err
+	}
 	if _, err := auth.ParseRights(t.Rights); err != nil {
-		return d.Errf("token %s: %v", t.Name, err)
+		return d.Errf("token: %v", err)
 	}
 	h.Tokens = append(h.Tokens, t)
 	return nil

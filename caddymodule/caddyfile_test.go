@@ -196,6 +196,8 @@ func TestMistakesAreNamed(t *testing.T) {
 		{`disk /cache 1GiB 1GiB 1GiB`, []string{"disk", "<min free>"}},
 		{`token ci`, []string{"token", "name, a secret and rights"}},
 		{`token ci {env.CI} write`, []string{"token", `"write"`, "read, upload or delete"}},
+		{`token ci {$TEST_UNSET} read upload`, []string{"token", "name of a right, read", "variable"}},
+		{`token ci sha256:abc upload`, []string{"token", "64 hexadecimal digits"}},
 		{`token_file`, []string{"token_file", "one value"}},
 		{"token_file a\ntoken_file b", []string{"token_file", "twice"}},
 		{`private read`, []string{"private", `"read"`, "no value"}},

@@ -66,11 +66,17 @@ const hashPrefix = "sha256:"
 
 // ParseSecret takes a secret, or "sha256:" and the 64 hexadecimal digits of the
 // SHA-256 of one. Its errors don't show it.
+//
+// The name of a right is none: where a variable that should hold the secret is not
+// set, Caddy leaves the word out, and the right after it would be the password.
 func ParseSecret(s string) (Secret, error) {
 	digits, hashed := strings.CutPrefix(s, hashPrefix)
+	_, right := rightNames[s]
 	switch {
 	case s == "":
 		return Secret{}, errors.New("the secret is empty")
+	case right:
+		return Secret{}, fmt.Errorf("the name of a right, %s, stands where the secret should: is a variable not set?", s)
 	case !hashed:
 		return sha256.Sum256([]byte(s)), nil
 	}

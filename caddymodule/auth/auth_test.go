@@ -99,7 +99,7 @@ func TestNobodyIsKnownToTheZeroTokens(t *testing.T) {
 }
 
 func TestSecretsThatAreRefused(t *testing.T) {
-	for _, secret := range []string{"", "sha256:", "sha256:1234", "sha256:" + strings.Repeat("zz", 32), hashed("x") + "00"} {
+	for _, secret := range []string{"", "read", "upload", "delete", "sha256:", "sha256:1234", "sha256:" + strings.Repeat("zz", 32), hashed("x") + "00"} {
 		_, err := ParseSecret(secret)
 		if err == nil {
 			t.Errorf("ParseSecret(%q) accepted", secret)

@@ -91,6 +91,7 @@ func TestMistakesInAFile(t *testing.T) {
 		{"ci {env." + secret + "} upload", ":1: placeholders"},
 		{"ci {$" + secret + "} upload", ":1: placeholders"},
 		{"ci sha256:" + secret + " upload", ":1: after sha256:"},
+		{"ci read upload", ":1: the name of a right, read, stands where the secret should"},
 		{"a " + secret + " upload\n\nb " + secret + " read", ":3: the secret is the same as in line 1"},
 		{"a " + secret + " upload\nb " + hashed(secret) + " read", ":2: the secret is the same as in line 1"},
 		{"a spaceless read", ":1: the secret is the same as that of the token other in the config"},
