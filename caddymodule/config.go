@@ -75,8 +75,8 @@ func (s settings) limits() cache.Limits {
 	return cache.Limits{Memory: s.memory, Disk: s.disk}
 }
 
-// Defaults. maxUpload is what R2 takes as one object in one request: 5 GiB less
-// 5 MiB (developers.cloudflare.com/r2/platform/limits).
+// Defaults. defaultMaxSize is what R2 takes as one object in one request: 5 GiB
+// less 5 MiB (developers.cloudflare.com/r2/platform/limits).
 const (
 	defaultName    = "nix-cache"
 	defaultMemory  = 256 << 20
@@ -99,7 +99,7 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 		negativeTTL:   v.duration("negative_ttl", h.NegativeTTL, defaultTTL),
 		priority:      v.integer("priority", h.Priority, defaultPrio),
 		narinfoMaxAge: v.duration("narinfo_max_age", h.NARInfoMaxAge, defaultMaxAge),
-		maxUploadSize: v.size("max_upload_size", h.MaxUploadSize, defaultMaxSize),
+		maxUploadSize: resolveAs(&v, "max_upload_size", h.MaxUploadSize, int64(defaultMaxSize), parseUploadSize),
 	}
 	s.onDivergence = resolveAs(&v, "on_divergence", h.OnDivergence, upload.KeepFirst, upload.ParseDivergence)
 	s.references = resolveAs(&v, "require_references", h.RequireReferences, upload.AnyReferences, upload.ParseReferences)

@@ -26,7 +26,10 @@ func (h *Handler) resolveAuthorities(v *values) auth.Authorities {
 
 func (h *Handler) resolveTokenFile(v *values, tokens *auth.Tokens) *auth.File {
 	path := v.text("token_file", h.TokenFile, "")
-	if path == "" || v.err != nil {
+	if v.err != nil {
+		return nil
+	}
+	if path == "" {
 		if h.TokenFile != "" {
 			h.log.Warn("token_file without a path lets nobody in")
 		}

@@ -111,10 +111,10 @@ func (c *R2Config) resolve(v *values) originSettings {
 			SessionToken:    v.text("origin r2: session_token", c.SessionToken, ""),
 			Region:          v.text("origin r2: region", c.Region, ""),
 			Prefix:          v.text("origin r2: prefix", c.Prefix, ""),
-			PartSize:        v.size("origin r2: part_size", c.PartSize, r2.DefaultPartSize),
-			MaxRequests:     int(v.integer("origin r2: max_requests", c.MaxRequests, r2.DefaultMaxRequests)),
+			PartSize:        resolveAs(v, "origin r2: part_size", c.PartSize, int64(r2.DefaultPartSize), parsePartSize),
+			MaxRequests:     int(resolveAs(v, "origin r2: max_requests", c.MaxRequests, int64(r2.DefaultMaxRequests), parseCount)),
 		},
-		fills: v.integer("origin r2: parallel", c.Parallel, defaultParallel),
+		fills: resolveAs(v, "origin r2: parallel", c.Parallel, int64(defaultParallel), parseCount),
 	}
 }
 

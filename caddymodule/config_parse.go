@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/dustin/go-humanize"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
 )
 
 // The parsers of the values' texts; the Caddyfile checks with the same.
@@ -18,6 +21,24 @@ func parseSize(s string) (int64, error) {
 		return 0, fmt.Errorf("expected a size such as 512MiB or 10GB, got %q", s)
 	}
 	return int64(n), nil
+}
+
+// parseUploadSize refuses 0, which turns other settings off: here it would turn
+// every upload away.
+func parseUploadSize(s string) (int64, error) {
+	n, err := parseSize(s)
+	if err == nil && n == 0 {
+		err = errors.New("expected a size of more than 0; without a token nobody uploads")
+	}
+	return n, err
+}
+
+func parsePartSize(s string) (int64, error) {
+	n, err := parseSize(s)
+	if err == nil && n < r2.MinPartSize {
+		err = fmt.Errorf("%q is too little: expected at least %s", s, humanize.IBytes(r2.MinPartSize))
+	}
+	return n, err
 }
 
 // parseDuration knows days as Caddy does, and years besides.
@@ -38,6 +59,14 @@ func cutYears(s string) (time.Duration, bool) {
 	}
 	n, err := strconv.ParseUint(s[:len(s)-1], 10, 8)
 	return time.Duration(n) * 365 * 24 * time.Hour, err == nil
+}
+
+func parseCount(s string) (int64, error) {
+	n, err := parseInteger(s)
+	if err != nil || n == 0 {
+		return 0, fmt.Errorf("expected a whole number of at least 1, got %q", s)
+	}
+	return n, nil
 }
 
 func parseInteger(s string) (int64, error) {

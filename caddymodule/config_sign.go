@@ -78,8 +78,11 @@ func readKeys(files []string, trusted nix.PublicKeys, log *slog.Logger) ([]nix.P
 const maxKeyFile = 4 << 10
 
 // readKey reads a file with one secret key. Its error names the file, and holds
-// nothing of what is in it.
+// nothing of what is in it, nor of a key that is given in place of a file.
 func readKey(file string, log *slog.Logger) (nix.PrivateKey, error) {
+	if looksLikeKey(file) {
+		return nix.PrivateKey{}, errors.New("expected the path of a file with a secret key, got a key")
+	}
 	if abs, err := filepath.Abs(file); err == nil {
 		file = abs
 	}
@@ -91,6 +94,15 @@ func readKey(file string, log *slog.Logger) (nix.PrivateKey, error) {
 		}
 	}
 	return nix.PrivateKey{}, fmt.Errorf("read key file %s: %w", file, err)
+}
+
+// looksLikeKey reports whether what should be a path is more likely a secret key,
+// maybe a damaged one.
+func looksLikeKey(file string) bool {
+	const least = 64 // characters; a whole key has 88
+	_, data, named := strings.Cut(strings.TrimSpace(file), ":")
+	_, err := os.Lstat(file)
+	return err != nil && named && len(data) >= least
 }
 
 func readKeyText(file string, log *slog.Logger) (string, error) {

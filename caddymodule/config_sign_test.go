@@ -85,6 +85,14 @@ func TestSignWithRefusesWithoutTellingTheKey(t *testing.T) {
 	wantKeyError(t, err, sameName, "sign_with", second, `two different keys of the name "a-1"`)
 	_, err = resolve(t, signWith(t, "", "/nonexistent/key"))
 	wantKeyError(t, err, "", "sign_with", "/nonexistent/key", "no such file")
+	for _, given := range []string{text, text + "\n", text[:80]} {
+		_, err = resolve(t, signWith(t, "", given))
+		wantKeyError(t, err, secret, "sign_with", "got a key")
+	}
+	_, err = resolve(t, signWith(t, text, first))
+	wantKeyError(t, err, secret, "trusted_public_key", "it is a secret key")
+	_, err = resolve(t, signWith(t, text[:80], first))
+	wantKeyError(t, err, secret, "trusted_public_key", "base64 of 32 bytes")
 	_, err = resolve(t, signWith(t, "", t.TempDir()))
 	wantKeyError(t, err, "", "sign_with", "is a directory")
 }

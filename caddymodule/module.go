@@ -104,7 +104,7 @@ type Handler struct {
 	NARInfoMaxAge Value `json:"narinfo_max_age,omitempty"`
 
 	// The largest NAR that can be uploaded. Default: 4.995GiB, the most that
-	// R2 takes in one piece.
+	// R2 takes in one request, and so what other programs can bring there.
 	MaxUploadSize Value `json:"max_upload_size,omitempty"`
 
 	// Hand requests for paths that a binary cache does not have to the next
@@ -133,8 +133,9 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision sets the handler up. It touches no disk, takes no lock and reaches
-// no network, since `caddy validate` calls it too: that is for the app's Start.
+// Provision sets the handler up. It writes nothing, takes no lock and reaches no
+// network, since `caddy validate` calls it too: that is for the app's Start. It
+// reads the files with tokens and keys that the config names.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.log = ctx.Slogger()
 	if err := h.provision(ctx); err != nil {

@@ -16,15 +16,29 @@ type PublicKey struct {
 }
 
 // ParsePublicKey parses "name:base64 of 32 bytes", as it is in nix.conf's
-// trusted-public-keys.
+// trusted-public-keys. Its errors show no more of the text than the name.
 func ParsePublicKey(s string) (PublicKey, error) {
 	var k PublicKey
 	name, err := parseNamed(k.key[:], s)
+	if _, secret := ParsePrivateKey(s); secret == nil {
+		err = errors.New("it is a secret key; give its public half, and take a new key if others could read this one")
+	}
 	if err != nil {
-		return PublicKey{}, fmt.Errorf("parse public key %s: expected name:base64 of 32 bytes: %w", quote(s), err)
+		return PublicKey{}, fmt.Errorf("parse public key%s: expected name:base64 of 32 bytes: %w", quoteNamed(s), err)
 	}
 	k.name = name
 	return k, nil
+}
+
+// quoteNamed quotes what stands before the colon, with a space before it: behind it
+// may be a secret, and where there is no colon all but a short word may be.
+func quoteNamed(s string) string {
+	const short = 12
+	name, _, named := strings.Cut(s, ":")
+	if !named && len(name) > short {
+		return ""
+	}
+	return " " + quoteKeyName(name)
 }
 
 // Name returns the key's name, such as "cache.example.org-1".
@@ -81,7 +95,7 @@ func (ks PublicKeys) Verify(n *NARInfo) (keyName string, err error) {
 			continue
 		}
 		if !ed25519.Verify(key.key[:], fingerprint, sig.Data[:]) {
-			return "", fmt.Errorf("verify narinfo: the signature by %s is wrong; sign the path again with the key of that name", quoteKeyName(sig.KeyName))
+			return "", fmt.Errorf("verify narinfo: the signature by %s is wrong: the path was changed since, or another key had that name before; sign it with a key of a new name, and trust that", quoteKeyName(sig.KeyName))
 		}
 		if keyName == "" {
 			keyName = sig.KeyName
