@@ -63,6 +63,12 @@ func (p *progress) note(format string, args ...any) {
 	fmt.Fprintf(p.err, format+"\n", args...)
 }
 
+// noteEmpty says where nothing was found: mostly another directory was meant, such
+// as that of the user whom the server runs as.
+func (p *progress) noteEmpty(origin string) {
+	p.note("there are no narinfos in %s", origin)
+}
+
 // clear takes the bar away, until the next show.
 func (p *progress) clear() {
 	if p.bar != nil {

@@ -141,6 +141,9 @@ func (r *signRun) finish() (status int, err error) {
 			return statusBroken, fmt.Errorf("remove state: %w", err)
 		}
 	}
+	if r.seen() == 0 {
+		r.noteEmpty(r.signer.Origin.String())
+	}
 	r.print("%s", r.summary())
 	if r.state.Counts[maintain.Refused] > 0 || r.servers.failed() {
 		return statusFailed, nil

@@ -60,7 +60,7 @@ func (f *verifyFlags) verify(ctx context.Context, c *cobra.Command, args []strin
 		return statusBroken, err
 	}
 	checker := &maintain.Checker{Origin: cache.origin, Trusted: cache.trusted, Quick: f.quick, Parallel: f.parallel}
-	run := &verifyRun{progress: newProgress(c.OutOrStdout(), c.ErrOrStderr()), given: len(paths)}
+	run := &verifyRun{progress: newProgress(c.OutOrStdout(), c.ErrOrStderr()), given: len(paths), origin: cache.origin.String()}
 	if cache.trusted.Len() == 0 {
 		run.note("no trusted_public_key is set: signatures are not checked")
 	}
@@ -90,6 +90,7 @@ func narinfoPaths(args []string) ([]nix.CachePath, error) {
 // verifyRun is one run of the command.
 type verifyRun struct {
 	*progress
+	origin   string
 	given    int // narinfos that are to be verified; 0: all
 	narinfos int
 	damaged  int
@@ -107,6 +108,9 @@ func (r *verifyRun) report(ctx context.Context, reports iter.Seq2[maintain.Repor
 			return statusBroken, failed
 		}
 		r.add(report)
+	}
+	if r.narinfos == 0 {
+		r.noteEmpty(r.origin)
 	}
 	r.print("%s", r.summary())
 	if r.damaged > 0 {

@@ -61,6 +61,7 @@ type version struct {
 	hash     [sha256.Size]byte
 	tokens   *Tokens
 	repeated []string // names, the config's included
+	plain    bool     // it has a secret that is not hashed
 }
 
 // OpenFile reads a token file. No secret in it may be one of the config's, which
@@ -141,8 +142,26 @@ func (f *File) enforce(v version) {
 	if len(v.tokens.known) == 0 {
 		f.log.Warn("the token file has no token: it lets nobody in")
 	}
+	if others := f.openTo(v); others != "" {
+		f.log.Warn("the token file can be " + others + " by every user of this machine: chmod 600")
+	}
 	f.seen.inForce, f.seen.complaint = v.hash, complaint{}
 	f.tokens.Store(v.tokens)
+}
+
+// openTo returns what all users of the machine can do to the file that they should
+// not. They may read one that has only hashes of secrets.
+func (f *File) openTo(v version) string {
+	info, err := os.Stat(f.path)
+	switch {
+	case err != nil:
+		return ""
+	case info.Mode().Perm()&0o002 != 0:
+		return "written"
+	case info.Mode().Perm()&0o004 != 0 && v.plain:
+		return "read"
+	}
+	return ""
 }
 
 // readFile returns what a token file says, and how long ago it was written.
@@ -187,6 +206,7 @@ func (f *File) parse(text []byte) (version, error) {
 			v.repeated = append(v.repeated, k.token.Name)
 		}
 		lines[k.secret], names[k.token.Name] = number, true
+		v.plain = v.plain || !strings.HasPrefix(words[1], hashPrefix)
 		v.tokens.known = append(v.tokens.known, k)
 	}
 	return v, nil

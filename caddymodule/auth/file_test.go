@@ -137,6 +137,29 @@ func TestWarningsOfAFile(t *testing.T) {
 	}
 }
 
+func TestWarningOfAFileThatIsOpenToAll(t *testing.T) {
+	for _, test := range []struct {
+		mode   os.FileMode
+		secret string
+		want   string // "" for no warning
+	}{
+		{0o600, "plain", ""}, {0o640, "plain", ""}, {0o644, "plain", "can be read"}, {0o646, "plain", "can be written"},
+		{0o644, hashed("x"), ""}, {0o602, hashed("x"), "can be written"},
+	} {
+		path, log := filepath.Join(t.TempDir(), "tokens"), new(strings.Builder)
+		editFile(t, path, "ci "+test.secret+" upload\n")
+		if err := os.Chmod(path, test.mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := OpenFile(path, new(Tokens), slog.New(slog.NewTextHandler(log, nil))); err != nil {
+			t.Fatal(err)
+		}
+		if got := log.String(); !strings.Contains(got, test.want) || (test.want == "") != (got == "") {
+			t.Errorf("mode %o: logged %q, want %q", test.mode, got, test.want)
+		}
+	}
+}
+
 // TestChangesOfAFile: each in force within about a second, whichever way the file is changed.
 func TestChangesOfAFile(t *testing.T) {
 	for name, change := range map[string]func(t *testing.T, path, text string){"renamed": replaceFile, "in place": editFile} {
