@@ -69,7 +69,7 @@ func measureWhile(ctx context.Context, in io.Reader, path nix.CachePath) *measur
 		default:
 			return
 		}
-		measured, err := content.Measure(buffered, c, unaskedWindow, func(size int64) error {
+		measured, err := content.Measure(ctx, buffered, c, unaskedWindow, func(size int64) error {
 			if size > unaskedSize+unaskedRatio*file.size {
 				return content.ErrTooLong
 			}

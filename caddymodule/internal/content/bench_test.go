@@ -27,7 +27,7 @@ func BenchmarkDecompress(b *testing.B) {
 	b.Run("none", func(b *testing.B) {
 		b.SetBytes(int64(len(data)))
 		for b.Loop() {
-			if _, err := Measure(bytes.NewReader(data), nix.CompressionNone, decompress.MaxWindow, func(int64) error { return nil }); err != nil {
+			if _, err := Measure(b.Context(), bytes.NewReader(data), nix.CompressionNone, decompress.MaxWindow, func(int64) error { return nil }); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -26,8 +26,17 @@ const copyBuffer = 256 << 10
 
 // Measure decompresses a file that asks for a window of at most so many bytes: to
 // its end, or until check, which is told how many bytes have come out of it,
-// returns an error.
-func Measure(file io.Reader, c nix.Compression, window uint32, check func(size int64) error) (Content, error) {
+// returns an error, or until the context ends, whose error it returns then: also
+// in a file that nothing comes out of, which check is not asked about.
+func Measure(ctx context.Context, file io.Reader, c nix.Compression, window uint32, check func(size int64) error) (Content, error) {
+	got, err := measure(&within{ctx: ctx, r: file}, c, window, check)
+	if ctx.Err() != nil {
+		return Content{}, ctx.Err() // whatever the decoder made of it
+	}
+	return got, err
+}
+
+func measure(file io.Reader, c nix.Compression, window uint32, check func(size int64) error) (Content, error) {
 	decoded, err := decompress.NewReaderWithin(file, c, window)
 	if err != nil {
 		return Content{}, err
@@ -44,12 +53,25 @@ func Measure(file io.Reader, c nix.Compression, window uint32, check func(size i
 // MeasureFor decompresses the file that a narinfo describes, to no more than
 // that says.
 func MeasureFor(ctx context.Context, n *nix.NARInfo, file io.Reader) (Content, error) {
-	return Measure(file, n.Compression, decompress.MaxWindow, func(size int64) error {
+	return Measure(ctx, file, n.Compression, decompress.MaxWindow, func(size int64) error {
 		if size > n.NARSize {
 			return ErrTooLong
 		}
 		return ctx.Err()
 	})
+}
+
+// within reads until the context ends.
+type within struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (w *within) Read(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.r.Read(p)
 }
 
 // checked reads until check says no.

@@ -28,15 +28,15 @@ func TestMeasureBzip2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := Measure(strings.NewReader(strings.Repeat("content\n", 1000)), nix.CompressionNone, decompress.MaxWindow, atMost(8000))
+	want, err := Measure(t.Context(), strings.NewReader(strings.Repeat("content\n", 1000)), nix.CompressionNone, decompress.MaxWindow, atMost(8000))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := Measure(bytes.NewReader(file), nix.CompressionBzip2, decompress.MaxWindow, atMost(8000))
+	got, err := Measure(t.Context(), bytes.NewReader(file), nix.CompressionBzip2, decompress.MaxWindow, atMost(8000))
 	if err != nil || got != want || got.Size != 8000 {
 		t.Errorf("measured %v, %v; want %v", got, err, want)
 	}
-	if _, err := Measure(bytes.NewReader(file), nix.CompressionBzip2, decompress.MaxWindow, atMost(7999)); !errors.Is(err, ErrTooLong) {
+	if _, err := Measure(t.Context(), bytes.NewReader(file), nix.CompressionBzip2, decompress.MaxWindow, atMost(7999)); !errors.Is(err, ErrTooLong) {
 		t.Errorf("measured to a limit: %v, want ErrTooLong", err)
 	}
 }
@@ -86,7 +86,7 @@ func FuzzMeasure(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, c byte, file []byte) {
 		const limit = 1 << 20
-		if got, err := Measure(io.LimitReader(bytes.NewReader(file), limit), nix.Compression(c), decompress.MaxWindow, atMost(limit)); err == nil && got.Size > limit {
+		if got, err := Measure(t.Context(), io.LimitReader(bytes.NewReader(file), limit), nix.Compression(c), decompress.MaxWindow, atMost(limit)); err == nil && got.Size > limit {
 			t.Errorf("%d bytes, more than the limit", got.Size)
 		}
 	})

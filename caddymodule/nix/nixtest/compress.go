@@ -53,8 +53,11 @@ func LZ4(b []byte) []byte {
 	return Encode(b, func(w io.Writer) (io.WriteCloser, error) { return lz4.NewWriter(w), nil })
 }
 
-// Lzip writes two members, as parallel encoders do.
+// Lzip writes two members, as parallel encoders do, unless one were empty.
 func Lzip(b []byte) []byte {
+	if len(b) < 2 {
+		return lzipMember(b)
+	}
 	half := len(b) / 2
 	return append(lzipMember(b[:half]), lzipMember(b[half:])...)
 }
