@@ -27,6 +27,9 @@ func (c *Checker) checkContent(ctx context.Context, r *Report, n *nix.NARInfo) e
 	if in.err != nil {
 		return in.err
 	}
+	if ctx.Err() != nil {
+		return ctx.Err() // not the NAR's fault
+	}
 	fileHash := nix.SHA256(file.Sum(nil))
 	if fileHash != n.FileHash {
 		r.problem("FileHash is %s, but %s has %s", n.FileHash, n.URL(), fileHash)
