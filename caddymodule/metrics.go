@@ -99,13 +99,21 @@ var sources = map[cache.Result]string{
 	cache.Bypass:    "origin",
 }
 
-// metricsFor enters the collectors into the config's registry.
-func metricsFor(ctx caddy.Context, name string) (*handlerMetrics, error) {
-	for _, c := range metrics.collectors() {
-		err := ctx.GetMetricsRegistry().Register(c)
+// register enters the collectors into the registry of a config, once.
+func (m *processMetrics) register(registry prometheus.Registerer) error {
+	for _, c := range m.collectors() {
+		err := registry.Register(c)
 		if err != nil && !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
-			return nil, err
+			return err
 		}
+	}
+	return nil
+}
+
+// metricsFor returns the metrics of a cache name, which its config then shows.
+func metricsFor(ctx caddy.Context, name string) (*handlerMetrics, error) {
+	if err := metrics.register(ctx.GetMetricsRegistry()); err != nil {
+		return nil, err
 	}
 	metrics.mu.Lock()
 	defer metrics.mu.Unlock()
@@ -182,7 +190,8 @@ func (c fillCollector) Collect(ch chan<- prometheus.Metric) {
 }
 
 // tierCollector reads the state of the caches in the pool. A cache that several
-// handlers share is labelled with all their names.
+// handlers share is labelled with all their names; those with the same labels
+// are added up.
 type tierCollector struct{}
 
 func (tierCollector) Describe(ch chan<- *prometheus.Desc) {
@@ -193,25 +202,43 @@ func (tierCollector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (tierCollector) Collect(ch chan<- prometheus.Metric) {
+	sums := map[tierLabels]disk.Counters{}
 	caches.Range(func(_, v any) bool {
 		p := v.(*pooledCache)
-		tiers := p.cache.Tiers()
-		collectTier(ch, p.names.String(), "memory", tiers.Memory)
+		names, tiers := p.names.String(), p.cache.Tiers()
+		addTier(sums, tierLabels{names, "memory"}, tiers.Memory)
 		if tiers.DiskOpen {
-			collectTier(ch, p.names.String(), "disk", tiers.Disk)
+			addTier(sums, tierLabels{names, "disk"}, tiers.Disk)
 		}
 		return true
 	})
+	for labels, sum := range sums {
+		collectTier(ch, labels, sum)
+	}
 }
 
-func collectTier(ch chan<- prometheus.Metric, name, tier string, c disk.Counters) {
+// tierLabels are the labels of a tier. Caches of the same name, as those that
+// nobody named, have them in common, and a registry that is given a series
+// twice answers with nothing but an error.
+type tierLabels struct{ names, tier string }
+
+func addTier(sums map[tierLabels]disk.Counters, labels tierLabels, c disk.Counters) {
+	sum := sums[labels]
+	sum.Bytes += c.Bytes
+	sum.Entries += c.Entries
+	sum.Limit += c.Limit
+	sum.Evictions += c.Evictions
+	sums[labels] = sum
+}
+
+func collectTier(ch chan<- prometheus.Metric, labels tierLabels, c disk.Counters) {
 	gauge := func(desc *prometheus.Desc, n int64) {
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), name, tier)
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), labels.names, labels.tier)
 	}
 	gauge(tierBytesDesc, c.Bytes)
 	gauge(tierEntriesDesc, c.Entries)
 	gauge(tierLimitDesc, c.Limit)
-	ch <- prometheus.MustNewConstMetric(evictionsDesc, prometheus.CounterValue, float64(c.Evictions), name, tier)
+	ch <- prometheus.MustNewConstMetric(evictionsDesc, prometheus.CounterValue, float64(c.Evictions), labels.names, labels.tier)
 }
 
 // nameSet is the names of a cache's users.
