@@ -31,6 +31,13 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
+// Provision has the admin endpoint show our metrics even under a config that
+// fails before it gets to a handler: Caddy then keeps the handlers of the config
+// in force, but shows the registry of the one that failed.
+func (adminAPI) Provision(ctx caddy.Context) error {
+	return metrics.register(ctx.GetMetricsRegistry())
+}
+
 const forgetPath = "/nix-cache/forget"
 
 // Routes returns the routes of the admin endpoint.
@@ -70,4 +77,7 @@ func serveForget(w http.ResponseWriter, r *http.Request) error {
 	return json.NewEncoder(w).Encode(map[string]int{"forgotten": len(paths)})
 }
 
-var _ caddy.AdminRouter = adminAPI{}
+var (
+	_ caddy.AdminRouter = adminAPI{}
+	_ caddy.Provisioner = adminAPI{}
+)
