@@ -2,6 +2,7 @@ package cache
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"github.com/dgraph-io/ristretto/v2"
 
@@ -23,6 +24,11 @@ type small struct {
 type memory struct {
 	mu    sync.RWMutex // held for writing by setLimit only: ristretto panics if it is closed while in use
 	cache *ristretto.Cache[string, *small]
+
+	// evicted counts what cache has evicted to make room. Its own metrics count
+	// what was removed for whichever reason. Each cache has its own counter,
+	// since one that closes takes what it drops for evicted, too.
+	evicted *atomic.Uint64
 }
 
 func (s *small) info() Info { return Info{Size: int64(len(s.body)), Tag: s.tag} }
@@ -52,12 +58,15 @@ func (m *memory) setLimit(limit int64) error {
 }
 
 func (m *memory) openLocked(limit int64) (err error) {
+	evicted := new(atomic.Uint64)
+	m.evicted = evicted
 	m.cache, err = ristretto.NewCache(&ristretto.Config[string, *small]{
 		NumCounters:        max(10*limit/smallTypical, 1000),
 		MaxCost:            limit,
 		BufferItems:        64,
 		Metrics:            true,
 		IgnoreInternalCost: true,
+		OnEvict:            func(*ristretto.Item[*small]) { evicted.Add(1) },
 	})
 	return err
 }
@@ -116,6 +125,6 @@ func (m *memory) counters() disk.Counters {
 		Bytes:     int64(in.CostAdded() - in.CostEvicted()),
 		Entries:   int64(in.KeysAdded() - in.KeysEvicted()),
 		Limit:     m.cache.MaxCost(),
-		Evictions: in.KeysEvicted(),
+		Evictions: m.evicted.Load(),
 	}
 }
