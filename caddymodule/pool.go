@@ -64,8 +64,12 @@ func (p *pooledCache) Destruct() error {
 // one under which a cache was made may be closed long before the cache is.
 type currentLog struct{ attrs []slog.Attr }
 
+// noLevel is above all levels: our errors come from files and the network, and
+// say what is wrong better than a stack trace does.
+const noLevel = slog.Level(127)
+
 func (currentLog) handler() slog.Handler {
-	return zapslog.NewHandler(caddy.Log().Core(), zapslog.WithName(directive))
+	return zapslog.NewHandler(caddy.Log().Core(), zapslog.WithName(directive), zapslog.AddStacktraceAt(noLevel))
 }
 
 func (l currentLog) Enabled(ctx context.Context, level slog.Level) bool {
