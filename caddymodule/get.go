@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"strconv"
@@ -171,12 +172,29 @@ func (a *answer) plain() bool { return a.r.TLS == nil && a.r.ProtoMajor == 1 }
 func (a *answer) sendContent(o *cache.Object) int64 {
 	w := &countingWriter{ResponseWriter: a.w, status: http.StatusOK}
 	body := &watchedBody{ReadSeeker: o.Body, size: o.Size}
-	http.ServeContent(w, a.r, "", time.Time{}, body)
+	http.ServeContent(w, withFewRanges(a.r), "", time.Time{}, body)
 	a.status = w.status
 	if body.err != nil {
 		abort()
 	}
 	return w.sent
+}
+
+// maxRanges is how many ranges of a file a client gets by one request. Nix asks
+// for one. Each may be a request to the origin, and a header has room for tens
+// of thousands.
+const maxRanges = 8
+
+// withFewRanges returns the request without its Range if that asks for too much:
+// a server may ignore it (RFC 9110, section 14.2) and send the whole file.
+func withFewRanges(r *http.Request) *http.Request {
+	if strings.Count(r.Header.Get("Range"), ",") < maxRanges {
+		return r
+	}
+	whole := *r
+	whole.Header = maps.Clone(r.Header) // the access log has the client's
+	whole.Header.Del("Range")
+	return &whole
 }
 
 // abort ends a response that can't be completed so that the client notices.
