@@ -43,7 +43,8 @@ func (h *Handler) getHead(a *answer) (done bool) {
 		h.fail(a, err)
 		return true
 	}
-	if a.r.Method != http.MethodHead && !noneMatches(a.r.Header.Get("If-None-Match"), info.Tag) {
+	unchanged := a.unchanged(info.Tag)
+	if a.r.Method != http.MethodHead && !unchanged {
 		return false
 	}
 	h.metrics.found(a.path.Kind(), result)
@@ -52,8 +53,27 @@ func (h *Handler) getHead(a *answer) (done bool) {
 		status = "nix-cache; fwd=miss; fwd-status=200"
 	}
 	h.setFileHeaders(a.w.Header(), a.path.Kind(), info, status)
+	if unchanged {
+		a.notModified()
+		return true
+	}
 	a.sendContent(&cache.Object{Info: info, Body: &sizeOnly{size: info.Size}})
 	return true
+}
+
+// unchanged reports whether 304 is the answer to the request. Where it is, no
+// other reading of If-None-Match is asked for. One beside an If-Match, which
+// comes first, is left to http.ServeContent.
+func (a *answer) unchanged(tag string) bool {
+	return a.r.Header.Get("If-Match") == "" && noneMatches(a.r.Header.Get("If-None-Match"), tag)
+}
+
+// notModified answers that the client's copy is good. The headers of the file
+// are set.
+func (a *answer) notModified() {
+	a.w.Header().Del("Content-Type") // there is no content
+	a.status = http.StatusNotModified
+	a.w.WriteHeader(a.status)
 }
 
 // noneMatches reports whether an If-None-Match names the tag.
@@ -209,7 +229,21 @@ type countingWriter struct {
 
 func (w *countingWriter) WriteHeader(status int) {
 	w.status = status
+	if status >= http.StatusBadRequest {
+		dropFileHeaders(w.Header(), status)
+	}
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// dropFileHeaders keeps proxies from taking a refusal for the file, and for as
+// long as the file is good. http.ServeContent sees to some of it for some
+// refusals.
+func dropFileHeaders(header http.Header, status int) {
+	header.Set("Cache-Control", "no-store")
+	header.Del("Etag")
+	if status == http.StatusPreconditionFailed { // has no text
+		header.Del("Content-Type")
+	}
 }
 
 func (w *countingWriter) Write(p []byte) (int, error) {

@@ -3,11 +3,13 @@ package caddymodule
 import (
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/origintest"
 )
@@ -62,5 +64,61 @@ func TestManyRanges(t *testing.T) {
 		if head.Code != w.Code || head.Header().Get("Content-Length") != w.Header().Get("Content-Length") {
 			t.Errorf("%d ranges: HEAD is answered with %d %v, GET with %d %v", test.ranges, head.Code, head.Header(), w.Code, w.Header())
 		}
+	}
+}
+
+// TestConditions: GET and HEAD agree on each, and what refuses tells nothing
+// that a proxy could keep.
+func TestConditions(t *testing.T) {
+	h, _, path, _ := passingHandler(t)
+	tag := ask(t, h, "", "HEAD", path).Header().Get("Etag")
+	for _, test := range []struct {
+		header []string
+		want   int
+	}{
+		{[]string{"If-None-Match", tag}, http.StatusNotModified},
+		{[]string{"If-None-Match", "W/" + tag}, http.StatusNotModified},
+		{[]string{"If-None-Match", "*"}, http.StatusNotModified},
+		{[]string{"If-None-Match", `unquoted, ` + tag}, http.StatusNotModified},
+		{[]string{"If-None-Match", `"a b", ` + tag}, http.StatusNotModified},
+		{[]string{"If-None-Match", `"other"` + tag}, http.StatusNotModified},
+		{[]string{"If-None-Match", `"other"`}, http.StatusOK},
+		{[]string{"If-None-Match", `unquoted`}, http.StatusOK},
+		{[]string{"If-None-Match", `"other"`, "Range", "bytes=999999-"}, http.StatusRequestedRangeNotSatisfiable},
+		{[]string{"If-None-Match", tag, "Range", "bytes=5-"}, http.StatusNotModified},
+		{[]string{"If-Match", tag}, http.StatusOK},
+		{[]string{"If-Match", `"other"`}, http.StatusPreconditionFailed},
+		{[]string{"If-Match", `"other"`, "If-None-Match", tag}, http.StatusPreconditionFailed},
+		{[]string{"If-Match", tag, "If-None-Match", tag}, http.StatusNotModified},
+		{[]string{"If-Match", tag, "If-None-Match", `unquoted, ` + tag}, http.StatusOK},
+		{[]string{"Range", "bytes=999999-"}, http.StatusRequestedRangeNotSatisfiable},
+		{[]string{"Range", "nonsense"}, http.StatusRequestedRangeNotSatisfiable},
+	} {
+		for _, method := range []string{"GET", "HEAD"} {
+			w := ask(t, h, "", method, path, test.header...)
+			if w.Code != test.want {
+				t.Errorf("%s %q: status %d, want %d", method, test.header, w.Code, test.want)
+			}
+			wantFileHeaders(t, w, tag)
+		}
+	}
+}
+
+// wantFileHeaders wants the headers of the file if the answer is about it, and
+// none of them if it is an error.
+func wantFileHeaders(t *testing.T, w *httptest.ResponseRecorder, tag string) {
+	t.Helper()
+	header := w.Header()
+	control, etag, contentType := header.Get("Cache-Control"), header.Get("Etag"), header.Get("Content-Type")
+	narType := contentTypes[nix.KindNAR]
+	switch {
+	case w.Code >= http.StatusBadRequest:
+		if control != "no-store" || etag != "" || contentType == narType {
+			t.Errorf("status %d has the file's headers: %v", w.Code, header)
+		}
+	case !strings.Contains(control, "immutable") || etag != tag:
+		t.Errorf("status %d lacks headers of the file: %v", w.Code, header)
+	case (contentType == narType) != (w.Code == http.StatusOK):
+		t.Errorf("status %d: Content-Type is %q", w.Code, contentType)
 	}
 }
