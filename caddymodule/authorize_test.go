@@ -1,12 +1,14 @@
 package caddymodule
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -229,4 +231,24 @@ func TestSlowAnswersEndWithTheServer(t *testing.T) {
 			t.Errorf("%d after %v, want 403 at the shutdown, after 1s", status, took)
 		}
 	})
+}
+
+// TestRefusalNamesTheClient, but not what it presented.
+func TestRefusalNamesTheClient(t *testing.T) {
+	h := privateHandler(t)
+	for address, want := range map[string]bool{"192.0.2.80": true, "2001:db8::80": true, "": false} {
+		lines := new(bytes.Buffer)
+		h.log = slog.New(slog.NewTextHandler(lines, nil))
+		r := httptest.NewRequestWithContext(t.Context(), "PUT", hotNARInfo, strings.NewReader("text"))
+		r.SetBasicAuth("any", "wrong-secret")
+		w := httptest.NewRecorder()
+		serveRecorded(t, h, w, from(r, address))
+		line := lines.String()
+		if w.Code != http.StatusForbidden || !strings.Contains(line, "msg=refused") || strings.Contains(line, "wrong-secret") {
+			t.Errorf("status %d, and the log has %q", w.Code, line)
+		}
+		if named := strings.Contains(line, "client="+address); named != want {
+			t.Errorf("from %q: the log has %q", address, line)
+		}
+	}
 }

@@ -131,12 +131,17 @@ func (h *Handler) fail(a *answer, err error) {
 	a.text(status, line)
 }
 
+// logFailure has the log say which client was refused, so that whoever tries
+// tokens can be found.
 func (h *Handler) logFailure(a *answer, status int, err error) {
 	log := h.log.With("method", a.r.Method, "path", a.r.URL.Path, "status", status)
 	switch {
 	case status >= http.StatusInternalServerError && !errors.Is(err, errUploadsDisabled) && !errors.Is(err, auth.ErrThrottled):
 		log.Error("request failed", "error", err)
 	case a.r.Method == http.MethodPut || a.r.Method == http.MethodDelete:
+		if client := clientAddr(a.r); client.IsValid() {
+			log = log.With("client", client.String())
+		}
 		log.Warn("refused", "error", err)
 	}
 }
