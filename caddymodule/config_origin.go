@@ -69,9 +69,9 @@ const defaultParallel = 8
 
 // originSettings are an OriginConfig's values: dir, or else r2.
 type originSettings struct {
-	dir   string
-	r2    r2.Config
-	fills int64 // range reads of a fill at a time
+	dir      string
+	r2       r2.Config
+	parallel int // of one fill
 }
 
 func (s originSettings) local() bool { return s.dir != "" }
@@ -82,8 +82,6 @@ func (s originSettings) partSize() int64 {
 	}
 	return s.r2.PartSize
 }
-
-func (s originSettings) parallel() int { return int(s.fills) }
 
 func (c *OriginConfig) resolve(v *values) originSettings {
 	switch {
@@ -114,7 +112,7 @@ func (c *R2Config) resolve(v *values) originSettings {
 			PartSize:        resolveAs(v, "origin r2: part_size", c.PartSize, int64(r2.DefaultPartSize), parsePartSize),
 			MaxRequests:     int(resolveAs(v, "origin r2: max_requests", c.MaxRequests, int64(r2.DefaultMaxRequests), parseCount)),
 		},
-		fills: resolveAs(v, "origin r2: parallel", c.Parallel, int64(defaultParallel), parseCount),
+		parallel: int(resolveAs(v, "origin r2: parallel", c.Parallel, int64(defaultParallel), parseCount)),
 	}
 }
 

@@ -194,7 +194,7 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 	policy := cache.Policy{
 		NegativeTTL: h.set.negativeTTL,
 		PartSize:    h.set.origin.partSize(),
-		Parallel:    h.set.origin.parallel(),
+		Parallel:    h.set.origin.parallel,
 		MaxRequests: h.set.origin.r2.MaxRequests,
 	}
 	if h.VerifyReads {
