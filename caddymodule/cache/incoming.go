@@ -42,10 +42,17 @@ func (n *Namespace) Incoming(p nix.CachePath, size int64) *Incoming {
 // Tee returns a reader of what is sent that copies what is read through it. It
 // takes no more time than the disk does, and has no errors of its own.
 func (in *Incoming) Tee(sent io.Reader) io.Reader {
-	if kinds[in.path.Kind()].small > 0 || in.in.local() {
+	if !in.in.copies(in.path) {
 		return sent
 	}
 	return &tee{in, sent}
+}
+
+// copies reports whether an upload of the file leaves a copy in the disk tier:
+// only of what is looked for there.
+func (n *Namespace) copies(p nix.CachePath) bool {
+	k := kinds[p.Kind()]
+	return k.small == 0 && !k.mutable && !n.local()
 }
 
 type tee struct {

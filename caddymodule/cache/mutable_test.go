@@ -85,6 +85,25 @@ func TestMutableFilesAreNotKept(t *testing.T) {
 	}
 }
 
+// TestUploadsOfMutableFilesAreNotKept: nobody would look for a copy.
+func TestUploadsOfMutableFilesAreNotKept(t *testing.T) {
+	for _, p := range mutablePaths(t) {
+		t.Run(p.String(), func(t *testing.T) {
+			b := newReadyBench(t)
+			before := b.cache.Tiers().Disk
+			in := b.files.Incoming(p, -1)
+			b.read(in, []byte("content"))
+			b.origin.Put(p.String(), []byte("content"))
+			in.Publish()
+			b.settle()
+			if after := b.cache.Tiers().Disk; after != before {
+				t.Errorf("the tier has %+v, before %+v", after, before)
+			}
+			b.wantGet(p, []byte("content"), Bypass)
+		})
+	}
+}
+
 func TestAbsenceOfMutableFilesIsRemembered(t *testing.T) {
 	for _, p := range mutablePaths(t) {
 		t.Run(p.String(), func(t *testing.T) {
