@@ -74,7 +74,8 @@ type Config struct {
 	SpoolDir string
 
 	// MaxRequests is how many requests may be under way at a time, bodies
-	// that are being read included. Others wait. Default: 64.
+	// that are being read included. Others wait. Those that send data have
+	// half of them, so that reads need not wait for a slow uplink. Default: 64.
 	MaxRequests int
 
 	// Observe, if set, is told of every request that has ended. It is called

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
 
 // Operation is one request that has ended, a repeated one each time.
@@ -51,6 +53,9 @@ var (
 	opListMultipart = operation{"list-multipart", "a"}
 )
 
+// sendsData reports whether the operation's request holds an object's data.
+func (o operation) sendsData() bool { return o == opPut || o == opUploadPart }
+
 // call is one use of the SDK, which may become several requests.
 type call struct {
 	operation
@@ -68,7 +73,8 @@ func begin(ctx context.Context, op operation) (context.Context, *call) {
 // requester sends requests, no more than its slots at a time, and reports them.
 type requester struct {
 	client  *http.Client
-	slots   chan struct{}
+	slots   slots
+	uploads slots // those that bodies of ours go up in: they take as long as the uplink does, and reads go on beside them
 	observe func(Operation)
 }
 
@@ -82,7 +88,8 @@ func newRequester(cfg Config, transport *http.Transport) *requester {
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		slots:   make(chan struct{}, cfg.MaxRequests),
+		slots:   make(slots, cfg.MaxRequests),
+		uploads: make(slots, max(cfg.MaxRequests/2, 1)),
 		observe: observe,
 	}
 }
@@ -94,10 +101,8 @@ func (r *requester) Do(req *http.Request) (*http.Response, error) {
 	if !ok {
 		return nil, errors.New("request of an unnamed operation")
 	}
-	select {
-	case r.slots <- struct{}{}:
-	case <-req.Context().Done():
-		return nil, req.Context().Err()
+	if err := r.take(req.Context(), c.operation); err != nil {
+		return nil, err
 	}
 	e := &exchange{r: r, call: c, begun: time.Now(), sent: req.ContentLength}
 	resp, err := r.client.Do(req)
@@ -112,6 +117,47 @@ func (r *requester) Do(req *http.Request) (*http.Response, error) {
 	e.body, e.outcome = resp.Body, outcome(resp.StatusCode)
 	resp.Body = e
 	return resp, nil
+}
+
+// take waits until the operation may be sent.
+func (r *requester) take(ctx context.Context, op operation) error {
+	if !op.sendsData() {
+		return r.slots.take(ctx)
+	}
+	if err := r.uploads.take(ctx); err != nil {
+		return err
+	}
+	if err := r.slots.take(ctx); err != nil {
+		<-r.uploads
+		return err
+	}
+	return nil
+}
+
+func (r *requester) giveBack(op operation) {
+	<-r.slots
+	if op.sendsData() {
+		<-r.uploads
+	}
+}
+
+// slots bound how many do something at a time.
+type slots chan struct{}
+
+// take takes a slot. Those who wait for one are served in turn.
+func (s slots) take(ctx context.Context) error {
+	select {
+	case s <- struct{}{}:
+		return nil
+	default:
+	}
+	defer origin.Queueing(ctx)()
+	select {
+	case s <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // exchange is a request under way, and then its answer's body.
@@ -150,7 +196,7 @@ func (e *exchange) Close() error {
 // end gives the slot back and reports, once.
 func (e *exchange) end(outcome string) {
 	e.once.Do(func() {
-		<-e.r.slots
+		e.r.giveBack(e.call.operation)
 		e.r.observe(Operation{
 			Name:     e.call.name,
 			Class:    e.call.class,
