@@ -341,6 +341,44 @@ func TestStaleAbsenceInAnOutage(t *testing.T) {
 	}
 }
 
+// TestFoundFilesAreNoStaleAbsence: what the origin said last is what counts,
+// whatever had the file meanwhile.
+func TestFoundFilesAreNoStaleAbsence(t *testing.T) {
+	asks := map[string]func(*bench, nix.CachePath) error{
+		"open": func(b *bench, p nix.CachePath) error { _, _, err := b.get(p); return err },
+		"stat": func(b *bench, p nix.CachePath) error { _, _, err := b.files.Stat(b.Context(), p); return err },
+	}
+	for name, ask := range asks {
+		for _, kind := range []nix.Kind{nix.KindNARInfo, nix.KindNAR, nix.KindListing} {
+			t.Run(fmt.Sprint(name, kind), func(t *testing.T) {
+				b := newBench(t)
+				b.files.policy.NegativeTTL = time.Nanosecond
+				info, nar, pkg := b.put("a", 100)
+				p, file := info, pkg.Text()
+				switch kind {
+				case nix.KindNAR:
+					p, file = nar, pkg.File
+				case nix.KindListing:
+					p = mutablePaths(t)[0]
+				}
+				b.origin.Remove(p.String())
+				if err := ask(b, p); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%v, want absence", err)
+				}
+				b.settle()
+				b.origin.Put(p.String(), file)
+				if err := ask(b, p); err != nil {
+					t.Error(err)
+				}
+				b.settle()
+				if b.cache.negative.had(b.files.key(p)) {
+					t.Error("in an outage the file would be absent")
+				}
+			})
+		}
+	}
+}
+
 func TestVerifyRefusesWhatTheOriginHas(t *testing.T) {
 	b := newBench(t)
 	p, _, pkg := b.put("a", 100)

@@ -152,6 +152,7 @@ func (n *Namespace) readSmallOnce(ctx context.Context, p nix.CachePath) (*small,
 	if err != nil {
 		return nil, err
 	}
+	n.found(p)
 	defer body.Close()
 	if info.Size > limit {
 		return nil, &DamagedError{p.String(), fmt.Sprintf("origin's copy has %d bytes, more than the %d of the largest %s", info.Size, limit, p.Kind())}
@@ -209,6 +210,7 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 		n.refuse(f, p, key, err)
 		return
 	}
+	n.found(p)
 	file, err := n.cache.disk.Load().Create(key, info.Size)
 	if err != nil {
 		body.Close()
@@ -238,6 +240,10 @@ func (n *Namespace) refuse(f *flight, p nix.CachePath, key string, err error) {
 	f.err = n.orStale(p, key, err)
 	close(f.ready)
 }
+
+// found forgets that a file was missing, since the origin has it: an outage would
+// bring that back.
+func (n *Namespace) found(p nix.CachePath) { n.cache.negative.forget(n.key(p)) }
 
 // orStale puts an absence that was known once in place of an outage: nothing
 // better is known, and clients go on where an error would end their build.

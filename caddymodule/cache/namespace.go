@@ -260,6 +260,9 @@ func (n *Namespace) statOrigin(ctx context.Context, p nix.CachePath) (Info, erro
 		return s.info(), nil
 	}
 	info, err := n.origin.Stat(ctx, p.String())
+	if err == nil {
+		n.found(p)
+	}
 	return Info{Size: info.Size, Tag: largeTag(p, info)}, err
 }
 
@@ -355,6 +358,7 @@ func (n *Namespace) openThrough(ctx context.Context, p nix.CachePath) (*Object, 
 	if err != nil {
 		return nil, err
 	}
+	n.found(p)
 	seen := Info{Size: info.Size, Tag: largeTag(p, info)}
 	if f, ok := body.(*os.File); ok {
 		return fileObject(f, seen, Bypass), nil
