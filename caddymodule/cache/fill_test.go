@@ -3,6 +3,7 @@ package cache
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/origintest"
 )
 
 func TestManyReadersOneFill(t *testing.T) {
@@ -117,6 +119,35 @@ func TestDamagedNARIsNeverServedWhole(t *testing.T) {
 				t.Errorf("%d mismatches counted, want 1", got)
 			}
 			b.wantGet(p, pkg.File, Miss) // the next request fetches anew
+		})
+	}
+}
+
+// TestEmptyObjectIsNoNAR: nothing tells it from a whole one but its name.
+func TestEmptyObjectIsNoNAR(t *testing.T) {
+	for name, bench := range map[string]func(*testing.T) *bench{
+		"filled":         newBench,
+		"passed through": func(t *testing.T) *bench { return benchIn(t, "", origintest.NewMemory()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := bench(t)
+			_, p, _ := b.put("a", 1000)
+			b.origin.Put(p.String(), nil)
+			for range 2 {
+				var damaged *DamagedError
+				if _, err := b.files.Open(t.Context(), p); !errors.As(err, &damaged) {
+					t.Errorf("open: %v, want a DamagedError", err)
+				}
+				b.settle()
+			}
+			if got := b.counters.Outcomes()["mismatch"]; got != 2 {
+				t.Errorf("%d mismatches counted, want 2", got)
+			}
+			nothing := nix.NARPath(nix.SHA256(sha256.Sum256(nil)), nix.CompressionNone)
+			b.origin.Put(nothing.String(), nil)
+			if got, _, err := b.get(nothing); err != nil || len(got) > 0 {
+				t.Errorf("a file named after nothing: %d bytes, %v", len(got), err)
+			}
 		})
 	}
 }

@@ -211,6 +211,12 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 		return
 	}
 	n.found(p)
+	if err := checkEmpty(p, info.Size); err != nil {
+		body.Close()
+		n.count(p, err)
+		n.refuse(f, p, key, err)
+		return
+	}
 	file, err := n.cache.disk.Load().Create(key, info.Size)
 	if err != nil {
 		body.Close()

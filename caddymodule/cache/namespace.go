@@ -359,6 +359,11 @@ func (n *Namespace) openThrough(ctx context.Context, p nix.CachePath) (*Object, 
 		return nil, err
 	}
 	n.found(p)
+	if err := checkEmpty(p, info.Size); err != nil {
+		body.Close()
+		n.damaged(p, err)
+		return nil, err
+	}
 	seen := Info{Size: info.Size, Tag: largeTag(p, info)}
 	if f, ok := body.(*os.File); ok {
 		return fileObject(f, seen, Bypass), nil

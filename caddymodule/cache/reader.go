@@ -176,14 +176,19 @@ func (r *originReader) checked(p []byte) (int, error) {
 			r.damaged = checkHash(r.path, r.hash)
 		}
 		if r.damaged != nil {
-			r.in.counters.mismatched.Add(1)
-			r.in.log.Error("not passed through to its end", "path", r.path.String(), "error", r.damaged)
+			r.in.damaged(r.path, r.damaged)
 			return 0, r.damaged
 		}
 	}
 	r.offset += int64(len(p))
 	r.since += int64(len(p))
 	return len(p), nil
+}
+
+// damaged notes that a file is not passed through, or not to its end.
+func (n *Namespace) damaged(p nix.CachePath, err error) {
+	n.counters.mismatched.Add(1)
+	n.log.Error("not passed through to its end", "path", p.String(), "error", err)
 }
 
 func (r *originReader) Seek(offset int64, whence int) (int64, error) {
