@@ -65,6 +65,7 @@ type Cache struct {
 		sync.Mutex
 		limits   Limits
 		flights  map[string]*flight
+		outdated map[*flight]struct{} // what they bring may be: they go on for who waits already
 		incoming map[*Incoming]struct{}
 		started  bool
 		closing  bool
@@ -78,6 +79,7 @@ func New(dir string, limits Limits, log *slog.Logger) *Cache {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.mu.limits = limits
 	c.mu.flights = make(map[string]*flight)
+	c.mu.outdated = make(map[*flight]struct{})
 	c.mu.incoming = make(map[*Incoming]struct{})
 	return c
 }
@@ -183,7 +185,7 @@ func (c *Cache) SetLimits(limits Limits) {
 func (c *Cache) Close() error {
 	c.mu.Lock()
 	c.mu.closing = true
-	flights := slices.Collect(maps.Values(c.mu.flights))
+	flights := slices.AppendSeq(slices.Collect(maps.Values(c.mu.flights)), maps.Keys(c.mu.outdated))
 	c.mu.Unlock()
 
 	c.cancel()

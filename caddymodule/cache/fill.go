@@ -65,6 +65,7 @@ type fill struct {
 		changed   chan struct{} // closed and replaced when any of the above changes
 		readers   int
 		abandoned context.CancelFunc // called when the last reader leaves
+		givenUp   bool               // it has been called
 	}
 }
 
@@ -392,11 +393,11 @@ func (f *fill) end(err error) {
 	}
 }
 
-// follow adds a reader; false if the fill has ended.
+// follow adds a reader; false if the fill has ended, or is about to.
 func (f *fill) follow(ctx context.Context) (*fillReader, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.mu.ended {
+	if f.mu.ended || f.mu.givenUp {
 		return nil, false
 	}
 	f.mu.readers++
@@ -411,6 +412,7 @@ func (f *fill) leave() {
 		f.announce()
 	}
 	ended, abandoned := f.mu.ended, f.mu.abandoned
+	f.mu.givenUp = last && abandoned != nil
 	f.mu.Unlock()
 	switch {
 	case !last:
@@ -426,6 +428,7 @@ func (f *fill) abandon(cancel context.CancelFunc) {
 	f.mu.Lock()
 	f.mu.abandoned = cancel
 	idle := f.mu.readers == 0
+	f.mu.givenUp = idle
 	f.mu.Unlock()
 	if idle {
 		cancel()

@@ -205,6 +205,129 @@ func TestForgetDuringFill(t *testing.T) {
 	}
 }
 
+// heldFill begins a fill of a NAR that does not come to its end by itself.
+func (b *bench) heldFill() (nix.CachePath, *Object, *flight) {
+	b.Helper()
+	_, p, _ := b.put("a", 3*testPart)
+	gate := b.origin.HoldBody(p.String(), 100)
+	o, err := b.files.Open(b.Context(), p)
+	if err != nil {
+		b.Fatal(err)
+	}
+	<-gate.Reached()
+	gate.HoldNoMore()
+	b.cache.mu.Lock()
+	defer b.cache.mu.Unlock()
+	return p, o, b.cache.mu.flights[b.files.key(p)]
+}
+
+func (b *bench) wantNothingFilled() {
+	b.Helper()
+	b.until("no fill is under way", func() bool { return b.counters.InFlight.Load() == 0 })
+	b.cache.mu.Lock()
+	defer b.cache.mu.Unlock()
+	if got := b.counters.Outcomes()["failed"]; got != 0 {
+		b.Errorf("%d fills count as failed", got)
+	}
+}
+
+// TestOutdatedFillEndsWithItsReaders: nobody else has a use for it.
+func TestOutdatedFillEndsWithItsReaders(t *testing.T) {
+	for name, outdate := range map[string]func(*bench, nix.CachePath){
+		"forgotten": func(b *bench, p nix.CachePath) { b.files.Forget(p) },
+		"uploaded":  func(b *bench, p nix.CachePath) { b.files.Incoming(p, -1).Publish() },
+	} {
+		for _, late := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, late), func(t *testing.T) {
+				b := newReadyBench(t)
+				p, o, f := b.heldFill()
+				if late {
+					o.Close()
+				}
+				outdate(b, p)
+				if !late {
+					if b.counters.InFlight.Load() != 1 {
+						t.Error("the fill did not outlive the change though it has a reader")
+					}
+					o.Close()
+				}
+				if _, err := f.open(t.Context(), Collapsed); err != errLanded {
+					t.Errorf("who comes then gets %v, want to ask again", err)
+				}
+				b.wantNothingFilled()
+				file, _ := b.origin.Get(p.String())
+				b.wantGet(p, file, Miss)
+			})
+		}
+	}
+}
+
+// TestOutdatedBeforeItsAnswer: who waits for the answer gets the file.
+func TestOutdatedBeforeItsAnswer(t *testing.T) {
+	b := newReadyBench(t)
+	info, nar, pkg := b.put("a", 3*testPart)
+	for p, want := range map[nix.CachePath][]byte{info: pkg.Text(), nar: pkg.File} {
+		gate := b.origin.Hold("open", p.String())
+		got := make(chan error)
+		go func() {
+			data, _, err := b.get(p)
+			if err == nil && !bytes.Equal(data, want) {
+				err = fmt.Errorf("%d bytes", len(data))
+			}
+			got <- err
+		}()
+		<-gate.Reached()
+		b.files.Forget(p)
+		gate.Release()
+		if err := <-got; err != nil {
+			t.Errorf("get %s: %v", p, err)
+		}
+	}
+}
+
+// TestOutdatedBeforeItsAnswerWithoutReaders: such a fill ends too.
+func TestOutdatedBeforeItsAnswerWithoutReaders(t *testing.T) {
+	b := newReadyBench(t)
+	_, p, _ := b.put("a", 3*testPart)
+	gate, body := b.origin.Hold("open", p.String()), b.origin.HoldBody(p.String(), 100)
+	defer body.Release()
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		_, err := b.files.Open(ctx, p)
+		left <- err
+	}()
+	<-gate.Reached()
+	leave()
+	<-left
+	b.files.Forget(p)
+	gate.Release()
+	b.until("the flight is over", func() bool {
+		b.cache.mu.Lock()
+		defer b.cache.mu.Unlock()
+		return len(b.cache.mu.outdated) == 0
+	})
+	b.wantNothingFilled()
+}
+
+func TestCloseEndsOutdatedFlights(t *testing.T) {
+	b := newReadyBench(t)
+	_, p, _ := b.put("a", 1000)
+	gate := b.origin.Hold("open", p.String())
+	defer gate.Release()
+	ctx, leave := context.WithCancel(t.Context())
+	left := make(chan error)
+	go func() {
+		_, err := b.files.Open(ctx, p)
+		left <- err
+	}()
+	<-gate.Reached()
+	b.files.Forget(p)
+	leave()
+	<-left
+	b.close()
+}
+
 func TestCloseWaitsForReaders(t *testing.T) {
 	b := newBench(t)
 	_, p, pkg := b.put("a", 3*testPart)

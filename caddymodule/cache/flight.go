@@ -44,13 +44,13 @@ func (n *Namespace) join(p nix.CachePath, key string, landed uint64) (*flight, R
 	c := n.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if f := c.mu.flights[key]; f != nil {
-		return f, Collapsed
-	}
-	if c.mu.closing {
+	if c.mu.closing { // what is under way may have been given up
 		f := &flight{ready: make(chan struct{}), err: errNotStorable}
 		close(f.ready)
 		return f, Bypass
+	}
+	if f := c.mu.flights[key]; f != nil {
+		return f, Collapsed
 	}
 	if c.landed.Load() != landed {
 		return nil, Miss
@@ -91,15 +91,25 @@ func (f *flight) open(ctx context.Context, result Result) (*Object, error) {
 
 // abandon ends the flight once nobody follows it.
 func (f *flight) abandon() {
+	if !f.leaveToReaders() {
+		f.cancel()
+	}
+}
+
+// leaveToReaders is abandon for a flight that may have others waiting: it leaves
+// alone one without a fill, which ends soon, and one that doesn't know its answer
+// yet and has to call it when it does.
+func (f *flight) leaveToReaders() bool {
 	select {
 	case <-f.ready:
-		if f.fill != nil {
-			f.fill.abandon(f.cancel)
-			return
-		}
 	default:
+		return false
 	}
-	f.cancel()
+	if f.fill == nil {
+		return false
+	}
+	f.fill.abandon(f.cancel)
+	return true
 }
 
 // smallTimeout bounds the fetching of a small file, whoever waits for it.
@@ -226,6 +236,9 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 	}
 	f.fill = newFill(n, p, info, file, first)
 	close(f.ready)
+	if !n.cache.admit(f)() {
+		f.leaveToReaders()
+	}
 
 	n.counters.InFlight.Add(1)
 	defer n.counters.InFlight.Add(-1)
@@ -233,7 +246,11 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 	if err == nil {
 		err = file.Commit("", n.cache.admit(f))
 	}
-	n.count(p, err)
+	if err != nil && ctx.Err() != nil {
+		n.log.Info("fill given up, since nobody reads it", "path", p.String())
+	} else {
+		n.count(p, err)
+	}
 	f.fill.end(err)
 }
 
@@ -299,6 +316,7 @@ func (c *Cache) land(key string, f *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.landed.Add(1)
+	delete(c.mu.outdated, f)
 	if c.mu.flights[key] == f {
 		delete(c.mu.flights, key)
 	}

@@ -298,20 +298,27 @@ func (n *Namespace) forget(p nix.CachePath) {
 }
 
 // supersede drops that a file was missing, and what is just being fetched, which
-// may be older than what is there now; those who ask from here on have the flight
-// next, if there is one. Copies of the file stay.
+// may be older than what is there now and goes on only for as long as somebody
+// reads it; those who ask from here on have the flight next, if there is one.
+// Copies of the file stay.
 func (n *Namespace) supersede(key string, next *flight) {
 	c := n.cache
 	c.mu.Lock()
 	c.forgets.Add(1)
-	if f := c.mu.flights[key]; f != nil && !f.publishing {
+	f := c.mu.flights[key]
+	outdated := f != nil && !f.publishing
+	if outdated {
 		f.forgotten = true
 		delete(c.mu.flights, key)
+		c.mu.outdated[f] = struct{}{}
 	}
 	if next != nil {
 		c.mu.flights[key] = next
 	}
 	c.mu.Unlock()
+	if outdated {
+		f.leaveToReaders()
+	}
 	c.negative.forget(key)
 }
 
