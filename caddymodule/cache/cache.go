@@ -47,6 +47,7 @@ type Cache struct {
 	log *slog.Logger
 
 	started    sync.Once
+	limiting   sync.Mutex // so that the limits that come last stay
 	memory     memory
 	negative   negative
 	disk       atomic.Pointer[disk.Tier] // nil while it can't be had
@@ -153,7 +154,20 @@ func (c *Cache) openDisk() error {
 		return err
 	}
 	c.disk.Store(tier)
+	c.limitDisk() // a SetLimits since then has found no tier
 	return nil
+}
+
+// limitDisk gives the disk tier the limits of now, if there is a tier.
+func (c *Cache) limitDisk() {
+	c.limiting.Lock()
+	defer c.limiting.Unlock()
+	c.mu.Lock()
+	limits := c.mu.limits.Disk
+	c.mu.Unlock()
+	if tier := c.disk.Load(); tier != nil {
+		tier.SetLimits(limits)
+	}
 }
 
 func (c *Cache) logNoDisk(err error) { c.log.Error("serving without the disk tier", "error", err) }
@@ -174,9 +188,7 @@ func (c *Cache) SetLimits(limits Limits) {
 		return
 	}
 	c.setMemory(limits.Memory)
-	if tier := c.disk.Load(); tier != nil {
-		tier.SetLimits(limits.Disk)
-	}
+	c.limitDisk()
 }
 
 // Close ends the cache once the readers of its running fills and the uploads it

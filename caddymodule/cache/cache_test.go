@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
@@ -376,6 +378,33 @@ func TestFoundFilesAreNoStaleAbsence(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestLimitsSetWhileTheTierIsOpened: the mark of the last stop is a pipe, which
+// keeps the opening waiting.
+func TestLimitsSetWhileTheTierIsOpened(t *testing.T) {
+	dir := t.TempDir()
+	mark := filepath.Join(dir, "clean")
+	if err := unix.Mkfifo(mark, 0o600); err != nil {
+		t.Skip(err)
+	}
+	b := benchIn(t, dir, origintest.NewMemory())
+	opened := make(chan struct{})
+	go func() {
+		b.cache.Start()
+		close(opened)
+	}()
+	pipe, err := os.OpenFile(mark, os.O_WRONLY, 0) // returns when it is read
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.cache.SetLimits(Limits{Disk: disk.Limits{Bytes: testDisk / 2}})
+	pipe.WriteString("0")
+	pipe.Close()
+	<-opened
+	if got := b.cache.Tiers().Disk.Limit; got != testDisk/2 {
+		t.Errorf("the limit is %d, want the %d that were set", got, testDisk/2)
 	}
 }
 
