@@ -86,6 +86,10 @@ func (t *Tier) readShard(shard int) {
 	var twice []string
 	entries := make([]numbered, 0, len(names))
 	for _, name := range names {
+		if nestedName.MatchString(name) {
+			t.clearNested(name, shard)
+			continue
+		}
 		e, serial, ok := t.parse(name, shard)
 		switch {
 		case !ok:
