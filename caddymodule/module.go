@@ -198,7 +198,7 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 		MaxRequests: h.set.origin.r2.MaxRequests,
 	}
 	if h.VerifyReads {
-		policy.Verify = h.verifyRead
+		policy.Verify = cache.Verification{Check: h.verifyRead, Name: h.set.trustedKeys.String()}
 	}
 	h.files = h.pooled.cache.Namespace(h.origin.String(), h.origin, policy, h.metrics.fills, h.log)
 	running.add(h)

@@ -6,7 +6,7 @@ import (
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
 
-// verifyRead holds what the origin has to what an upload is held to, as far as
+// verifyRead, as cache.Verification, holds what the origin has to what an upload is held to, as far as
 // the file shows it by itself.
 func (h *Handler) verifyRead(p nix.CachePath, body []byte) error {
 	if p.Kind() != nix.KindNARInfo {

@@ -413,12 +413,12 @@ func TestVerifyRefusesWhatTheOriginHas(t *testing.T) {
 	p, _, pkg := b.put("a", 100)
 	refusal := errors.New("not signed")
 	policy := remote
-	policy.Verify = func(_ nix.CachePath, body []byte) error {
+	policy.Verify = Verification{Name: "not evil", Check: func(_ nix.CachePath, body []byte) error {
 		if bytes.Contains(body, []byte("evil")) {
 			return refusal
 		}
 		return nil
-	}
+	}}
 	b.files = b.cache.Namespace("verified", b.origin, policy, b.counters, b.files.log)
 	b.origin.Put(p.String(), []byte("evil"))
 	for range 2 {
@@ -430,6 +430,56 @@ func TestVerifyRefusesWhatTheOriginHas(t *testing.T) {
 	}
 	b.origin.Put(p.String(), pkg.Text())
 	b.wantGet(p, pkg.Text(), Miss)
+}
+
+// TestVerifyRefusesWhatIsInTheTiers: what was stored before anything was verified,
+// or under other keys, is not served, nor described, from memory or from disk.
+func TestVerifyRefusesWhatIsInTheTiers(t *testing.T) {
+	b := newBench(t)
+	p, _, pkg := b.put("a", 100)
+	lax := b.files
+	verified := func(name string, refusal error, checks *int) *Namespace {
+		policy := remote
+		policy.Verify = Verification{Name: name, Check: func(nix.CachePath, []byte) error { *checks++; return refusal }}
+		return b.cache.Namespace(b.origin.String(), b.origin, policy, b.counters, b.files.log)
+	}
+	for name, forget := range map[string]func(){
+		"memory": func() {},
+		"disk":   func() { b.cache.memory.forget(lax.key(p)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.files = lax
+			b.get(p)
+			b.settle()
+			b.origin.ResetOps()
+			checks := 0
+			forget()
+			b.files = verified("accepts", nil, &checks)
+			for range 3 {
+				if _, _, err := b.files.Stat(t.Context(), p); err != nil {
+					t.Error(err)
+				}
+				if got, _, err := b.get(p); err != nil || !bytes.Equal(got, pkg.Text()) {
+					t.Errorf("get: %q, %v", got, err)
+				}
+			}
+			if ops := b.origin.Ops("open"); checks == 0 || ops != 0 {
+				t.Errorf("checked %d times, %d requests to the origin; want some and 0", checks, ops)
+			}
+			if name == "memory" && checks != 1 { // from disk it may come several times until memory has it
+				t.Errorf("checked %d times, want once", checks)
+			}
+			forget()
+			b.files = verified("refuses", errors.New("not signed"), &checks)
+			var damaged *DamagedError
+			if _, _, err := b.files.Stat(t.Context(), p); !errors.As(err, &damaged) {
+				t.Errorf("stat: %v, want a DamagedError", err)
+			}
+			if _, _, err := b.get(p); !errors.As(err, &damaged) {
+				t.Errorf("get: %v, want a DamagedError", err)
+			}
+		})
+	}
 }
 
 // A NAR that was changed on disk is found out: at the first use after a stop

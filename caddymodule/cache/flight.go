@@ -171,13 +171,12 @@ func (n *Namespace) readSmallOnce(ctx context.Context, p nix.CachePath) (*small,
 	if _, err := io.ReadFull(body, b); err != nil {
 		return nil, &brokenBodyError{err}
 	}
-	if n.policy.Verify != nil {
-		if err := n.policy.Verify(p, b); err != nil {
-			n.counters.mismatched.Add(1)
-			return nil, &DamagedError{p.String(), fmt.Sprintf("origin's copy is refused: %v", err)}
-		}
+	s, err := n.accepted(p, &small{body: b, tag: contentTag(b)})
+	if err != nil {
+		n.counters.mismatched.Add(1)
+		return nil, &DamagedError{p.String(), fmt.Sprintf("origin's copy is refused: %v", err)}
 	}
-	return &small{body: b, tag: contentTag(b)}, nil
+	return s, nil
 }
 
 // unavailable is the error for a body that broke.

@@ -13,6 +13,8 @@ import (
 type small struct {
 	body []byte
 	tag  string
+
+	acceptedBy string // the name of the Verification that has accepted it
 }
 
 // memory is the tier in memory: ristretto, held to what it is good at. It holds

@@ -36,9 +36,9 @@ type Policy struct {
 	// of its clients, a quarter, so that small files need not wait for either.
 	MaxRequests int
 
-	// Verify, if set, is asked about each small file that comes from the
-	// origin. What it returns an error for is neither stored nor served.
-	Verify func(p nix.CachePath, body []byte) error
+	// Verify is what small files are held to. What it refuses is neither stored
+	// nor served, wherever it comes from.
+	Verify Verification
 }
 
 // Counters count a namespace's fills. They are the caller's, so that they
@@ -141,7 +141,7 @@ func (n *Namespace) passes(p nix.CachePath) bool {
 // lookup asks the tiers and the negative entries. Neither object nor error:
 // only the origin can tell.
 func (n *Namespace) lookup(p nix.CachePath, key string) (*Object, error) {
-	if s, ok := n.cache.memory.get(key); ok {
+	if s := n.fromMemory(p, key); s != nil {
 		return memoryObject(s, Memory), nil
 	}
 	if o := n.fromDisk(p, key); o != nil {
@@ -178,7 +178,11 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 		tier.Remove(key)
 		return nil
 	}
-	s := &small{body: body, tag: meta.Tag}
+	s, err := n.accepted(p, &small{body: body, tag: meta.Tag})
+	if err != nil {
+		n.dropRefused(p, key, err)
+		return nil
+	}
 	n.cache.promote(key, s, forgets)
 	return memoryObject(s, Disk)
 }
@@ -232,8 +236,14 @@ func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) 
 	if kinds[p.Kind()].mutable {
 		return Info{}, Miss, false
 	}
-	if s, ok := n.cache.memory.get(key); ok {
+	if s := n.fromMemory(p, key); s != nil {
 		return s.info(), Memory, true
+	}
+	if kinds[p.Kind()].small > 0 && n.policy.Verify.Check != nil {
+		if o := n.fromDisk(p, key); o != nil {
+			return o.Info, Disk, true
+		}
+		return Info{}, Miss, false
 	}
 	tier := n.cache.disk.Load()
 	if tier == nil || n.local() {

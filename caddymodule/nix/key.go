@@ -68,6 +68,16 @@ func NewPublicKeys(keys ...PublicKey) (PublicKeys, error) {
 	return set, nil
 }
 
+// String returns the keys as trusted-public-keys has them, sorted.
+func (ks PublicKeys) String() string {
+	texts := make([]string, len(ks.keys))
+	for i, k := range ks.keys {
+		texts[i] = k.String()
+	}
+	slices.Sort(texts)
+	return strings.Join(texts, " ")
+}
+
 // Len returns the number of different keys.
 func (ks PublicKeys) Len() int { return len(ks.keys) }
 
