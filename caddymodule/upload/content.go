@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"sync"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/internal/content"
@@ -149,6 +150,9 @@ func (r *Receiver) measureStored(ctx context.Context, n *nix.NARInfo) (content.C
 		return content.Content{}, ctx.Err()
 	}
 	_, body, err := r.Origin.Open(ctx, n.URL(), origin.OpenOptions{})
+	if errors.Is(err, fs.ErrNotExist) {
+		return content.Content{}, narMissing(n) // deleted since requireNAR
+	}
 	if err != nil {
 		return content.Content{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"math/rand/v2"
 	"runtime"
@@ -18,6 +19,7 @@ import (
 	"github.com/stevedores-org/nix-cache/caddymodule/internal/content"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
 
 // compressors are nixtest's, and none.
@@ -183,6 +185,20 @@ func TestOriginFailsWhileContentIsMeasured(t *testing.T) {
 		t.Errorf("Receive: %v, want the origin's failure", err)
 	}
 	wantOutcome(t, r, infoPath(p), announced(p.Text()), Stored)
+}
+
+// TestNARGoesBeforeItIsMeasured: it was there a moment ago.
+func TestNARGoesBeforeItIsMeasured(t *testing.T) {
+	r, m := newReceiver()
+	p := nixtest.NewPackage("hello", 1000, nixtest.SignedBy(key1), nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd))
+	body := push(t, m, p)
+	m.OnOpen(func(path string, _ origin.OpenOptions) error {
+		if path == p.NARInfo.URL() {
+			return fs.ErrNotExist
+		}
+		return nil
+	})
+	wantRejected(t, r, infoPath(p), body, NARMissing)
 }
 
 func TestContentsAreBounded(t *testing.T) {

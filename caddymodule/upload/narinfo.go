@@ -87,13 +87,17 @@ func (r *Receiver) requireNAR(ctx context.Context, n *nix.NARInfo) error {
 	info, err := r.Origin.Stat(ctx, n.URL())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return reject(NARMissing, "%s is not in this cache; upload the NAR before its narinfo", n.URL())
+		return narMissing(n)
 	case err != nil:
 		return err
 	case info.Size != n.FileSize:
 		return reject(Mismatch, "FileSize is %d, but %s has %d bytes", n.FileSize, n.URL(), info.Size)
 	}
 	return nil
+}
+
+func narMissing(n *nix.NARInfo) error {
+	return reject(NARMissing, "%s is not in this cache; upload the NAR before its narinfo", n.URL())
 }
 
 func (r *Receiver) writeNARInfo(ctx context.Context, n *nix.NARInfo, opts origin.CreateOptions) error {
