@@ -62,13 +62,21 @@ func formatNamed(name string, data []byte) string {
 var (
 	errNoColon  = errors.New("there is no colon")
 	errKeyName  = errors.New("the key name is empty, or has a space, a colon or an unprintable character")
+	errLongName = fmt.Errorf("the key name has more than %d bytes", maxKeyName)
 	errBase64   = errors.New("the base64 is malformed")
 	errBase64In = errors.New("the base64 has another length")
 )
 
+// maxKeyName is the most bytes that a key's name may have: a narinfo's signatures,
+// of which anybody may add some, must not grow it to a multiple of its size.
+const maxKeyName = 255
+
 // checkKeyName allows what fits a Sig line, a list of keys separated by spaces,
 // and an error text.
 func checkKeyName(name string) error {
+	if len(name) > maxKeyName {
+		return errLongName
+	}
 	bad := func(r rune) bool { return r == ' ' || r == ':' || !unicode.IsPrint(r) }
 	if name == "" || !utf8.ValidString(name) || strings.ContainsFunc(name, bad) {
 		return errKeyName

@@ -1,6 +1,7 @@
 package nix_test
 
 import (
+	"strings"
 	"testing"
 
 	zombie "zombiezen.com/go/nix"
@@ -13,7 +14,7 @@ import (
 const someSignature = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw=="
 
 func TestParseSignature(t *testing.T) {
-	for _, name := range []string{"k", "cache.example.org-1", "名前-1", "a/b=c,d;e\"f"} {
+	for _, name := range []string{"k", "cache.example.org-1", "名前-1", "a/b=c,d;e\"f", strings.Repeat("k", 255)} {
 		text := name + ":" + someSignature
 		sig, err := nix.ParseSignature(text)
 		if err != nil {
@@ -38,6 +39,22 @@ func TestParseSignatureRefuses(t *testing.T) {
 			}
 			checkErrorText(t, err)
 		})
+	}
+}
+
+// TestLongKeyNames: of signatures and of all kinds of keys.
+func TestLongKeyNames(t *testing.T) {
+	for _, name := range []string{strings.Repeat("k", 255), strings.Repeat("k", 256), strings.Repeat("名", 86)} {
+		_, sigErr := nix.ParseSignature(name + ":" + someSignature)
+		_, publicErr := nix.ParsePublicKey(name + strings.TrimPrefix(nixtest.NewKey("k").PublicKey().String(), "k"))
+		_, privateErr := nix.ParsePrivateKey(name + strings.TrimPrefix(nixtest.NewKey("k").SecretText(), "k"))
+		_, newErr := nix.GeneratePrivateKey(name)
+		for _, err := range []error{sigErr, publicErr, privateErr, newErr} {
+			refused := err != nil && strings.Contains(err.Error(), "the key name has more than 255 bytes")
+			if refused != (len(name) > 255) || !refused && err != nil {
+				t.Errorf("a name of %d bytes: %v", len(name), err)
+			}
+		}
 	}
 }
 

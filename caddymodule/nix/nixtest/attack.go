@@ -324,6 +324,7 @@ var BadSignatures = []struct{ Name, Text string }{
 	{"line separator in the name", "a\u2028b:" + someSignature},
 	{"name not UTF-8", "a\xff:" + someSignature},
 	{"two colons", "a:b:" + someSignature},
+	{"name of 256 bytes", strings.Repeat("k", 256) + ":" + someSignature},
 	{"no signature", "k:"},
 	{"63 bytes", "k:" + someSignature[:83] + "A=="},
 	{"63 bytes in 84 characters", "k:" + someSignature[:84]},
