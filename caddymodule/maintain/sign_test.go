@@ -3,6 +3,7 @@ package maintain
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -70,6 +71,26 @@ func TestWhatIsNotSigned(t *testing.T) {
 				t.Error("it was written")
 			}
 		})
+	}
+}
+
+// TestSignAFullNARInfo: strangers make room, by their number or by their bytes.
+func TestSignAFullNARInfo(t *testing.T) {
+	full := []nixtest.Option{nixtest.SignedBy(builder)}
+	for i := range nix.MaxSignatures - 1 {
+		full = append(full, nixtest.SignedBy(nixtest.NewKey(fmt.Sprint("a-stranger-", i))))
+	}
+	long := []nixtest.Option{nixtest.Filled(500), nixtest.SignedBy(builder), nixtest.SignedBy(nixtest.NewKey(strings.Repeat("a", 255)))}
+	for name, options := range map[string][]nixtest.Option{"number": full, "bytes": long} {
+		m := origintest.NewMemory()
+		p := nixtest.NewPackage("hello", 10, options...)
+		lay(m, p)
+		for _, want := range []Outcome{Signed, Present} {
+			if done, err := signAll(t.Context(), newSigner(m, ours, next), ""); err != nil || count(done)[want] != 1 {
+				t.Errorf("%s: %+v, %v; want it %s", name, done, err, want)
+			}
+			wantSigned(t, m, narinfo(p), builder, ours, next)
+		}
 	}
 }
 

@@ -1,41 +1,60 @@
 package nix
 
-import (
-	"cmp"
-	"slices"
-)
+import "slices"
 
 // SignWith puts the keys' signatures of n among its Signatures, and reports
 // whether that has changed them. Another signature under the name of one of the
 // keys goes: it is wrong, or says the same.
 //
 // Where there are more than [MaxSignatures], others make room, those under
-// trusted names last.
+// trusted names last; and where the text would be longer than [MaxNARInfoSize],
+// those under names that are not trusted do. So what anybody can add keeps out
+// nothing that clients need.
 func (n *NARInfo) SignWith(keys []PrivateKey, trusted PublicKeys) (changed bool) {
 	before := n.signatureTexts()
 	own := make([]Signature, len(keys))
 	for i, k := range keys {
 		own[i] = k.Sign(n)
 	}
-	var others []Signature
+	var vouched, others []Signature
 	for _, s := range n.Signatures {
-		isOwn := slices.ContainsFunc(own, func(o Signature) bool { return o.KeyName == s.KeyName })
-		if !isOwn && !slices.Contains(others, s) {
-			others = append(others, s)
+		_, isTrusted := trusted.ByName(s.KeyName)
+		switch {
+		case slices.ContainsFunc(own, func(o Signature) bool { return o.KeyName == s.KeyName }):
+		case isTrusted:
+			vouched = appendNew(vouched, s)
+		default:
+			others = appendNew(others, s)
 		}
 	}
-	slices.SortStableFunc(others, func(a, b Signature) int {
-		return cmp.Compare(trusted.rank(a), trusted.rank(b))
-	})
-	all := slices.Concat(own, others)
-	n.Signatures = all[:min(len(all), MaxSignatures)]
+	n.Signatures = slices.Concat(own, vouched)
+	n.Signatures = n.Signatures[:min(len(n.Signatures), MaxSignatures)]
+	n.addWithinLimits(others)
 	return !slices.Equal(before, n.signatureTexts())
 }
 
-// rank is 0 for a signature under a trusted name, else 1.
-func (ks PublicKeys) rank(s Signature) int {
-	if _, ok := ks.ByName(s.KeyName); ok {
-		return 0
+func appendNew(sigs []Signature, s Signature) []Signature {
+	if slices.Contains(sigs, s) {
+		return sigs
 	}
-	return 1
+	return append(sigs, s)
+}
+
+// addWithinLimits adds those signatures that n has room for, the first ones first.
+func (n *NARInfo) addWithinLimits(sigs []Signature) {
+	if len(sigs) == 0 {
+		return
+	}
+	text, err := n.MarshalText()
+	if err != nil {
+		return // it has no room as it is
+	}
+	room := MaxNARInfoSize - len(text)
+	for _, s := range sigs {
+		size := len("\nSig: ") + len(s.String())
+		if len(n.Signatures) < MaxSignatures && size <= room {
+			n.Signatures = append(n.Signatures, s)
+			room -= size
+		}
+	}
 }

@@ -3,6 +3,7 @@ package nix_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
@@ -88,5 +89,24 @@ func TestSignWithWhereThereIsNoRoom(t *testing.T) {
 		if _, err := n.MarshalText(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestSignWithWhereTheTextHasNoRoom: the signatures of strangers give way by
+// their bytes, too, and only as many as need be.
+func TestSignWithWhereTheTextHasNoRoom(t *testing.T) {
+	trusted, own := nixtest.NewKey("trusted"), nixtest.NewKey("own")
+	stranger, long := nixtest.NewKey("stranger"), nixtest.NewKey(strings.Repeat("s", 255))
+	n := nixtest.NewPackage("hello-1.0", 10, nixtest.Filled(400)).NARInfo
+	n.Signatures = []nix.Signature{long.Sign(n), stranger.Sign(n), trusted.Sign(n)}
+	if !n.SignWith([]nix.PrivateKey{own}, nixtest.Trust(trusted)) {
+		t.Error("not changed")
+	}
+	if got, want := signers(n), []string{"own", "stranger", "trusted"}; !slices.Equal(got, want) {
+		t.Errorf("signed by %q, want %q", got, want)
+	}
+	mustMarshal(t, n)
+	if n.SignWith([]nix.PrivateKey{own}, nixtest.Trust(trusted)) {
+		t.Error("signed again, it has changed")
 	}
 }

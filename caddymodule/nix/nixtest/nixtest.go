@@ -8,6 +8,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
+	"fmt"
 	"io"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
@@ -64,6 +65,27 @@ type Option func(*Package)
 // References makes the package refer to these paths.
 func References(paths ...nix.StorePath) Option {
 	return func(p *Package) { p.NARInfo.References = append(p.NARInfo.References, paths...) }
+}
+
+// Filled adds references until the narinfo has room for just so many bytes more,
+// of signatures for instance.
+func Filled(room int) Option {
+	return func(p *Package) {
+		const least, most = 40, 240 // bytes of a reference with the space before it
+		left := nix.MaxNARInfoSize - len(p.Text()) - room
+		if len(p.NARInfo.References) == 0 {
+			left++ // no space before the first
+		}
+		for i := 0; left > 0; i++ {
+			size := min(left, most)
+			if rest := left - size; rest > 0 && rest < least {
+				size -= least
+			}
+			name := fmt.Sprintf("%0*d", size-len(" -")-32, i)
+			p.NARInfo.References = append(p.NARInfo.References, StorePath(name))
+			left -= size
+		}
+	}
 }
 
 // SignedBy adds the key's signature of the narinfo as the options before have
