@@ -144,28 +144,47 @@ func (r *Receiver) merged(ctx context.Context, present, n *nix.NARInfo) (*nix.NA
 		}
 	}
 	m.Signatures = r.mergedSignatures(present, n)
-	if _, err := m.MarshalText(); err != nil || sameText(&m, present) {
-		return nil, nil // an error: both together are too long for a narinfo
+	if _, err := m.MarshalText(); err != nil {
+		r.Log.Warn("signatures not added to a narinfo, which has no room for them", "path", nix.NARInfoPath(n.StorePath).String(), "error", err)
+		return nil, nil
+	}
+	if sameText(&m, present) {
+		return nil, nil
 	}
 	return &m, nil
 }
 
 // mergedSignatures returns present's signatures and n's, which are of the same
-// fingerprint, as far as there is room; for ours there is. Wrong ones under a
-// trusted name, which can only have come past this gate, don't stay.
+// fingerprint, as far as there is room: see [nix.NARInfo.SignWith], which adds
+// ours. Of n's it takes those that somebody vouches for: whoever may upload could
+// otherwise fill a narinfo that others have stored. Wrong ones under a trusted
+// name, which can only have come past this gate, don't stay.
 func (r *Receiver) mergedSignatures(present, n *nix.NARInfo) []nix.Signature {
 	both := *present
-	both.Signatures = slices.Clone(present.Signatures)
-	for _, sig := range n.Signatures {
-		if !slices.Contains(both.Signatures, sig) && len(both.Signatures) < nix.MaxSignatures {
-			both.Signatures = append(both.Signatures, sig)
+	both.Signatures = slices.DeleteFunc(slices.Clone(present.Signatures), func(s nix.Signature) bool {
+		return r.underTrustedName(s) && !r.trusts(withSignature(present, s))
+	})
+	for _, s := range n.Signatures {
+		if r.TrustedKeys.Len() == 0 || r.underTrustedName(s) {
+			both.Signatures = append(both.Signatures, s)
 		}
 	}
 	both.SignWith(r.SignWith, r.TrustedKeys)
-	if !r.trusts(&both) {
-		return n.Signatures
-	}
 	return both.Signatures
+}
+
+// underTrustedName reports whether a signature claims to be by a trusted key: one
+// of an upload that has passed the gate is.
+func (r *Receiver) underTrustedName(s nix.Signature) bool {
+	_, ok := r.TrustedKeys.ByName(s.KeyName)
+	return ok
+}
+
+// withSignature returns n with that signature alone.
+func withSignature(n *nix.NARInfo, s nix.Signature) *nix.NARInfo {
+	alone := *n
+	alone.Signatures = []nix.Signature{s}
+	return &alone
 }
 
 // trusts reports whether a narinfo is signed as an upload must be.

@@ -154,33 +154,87 @@ func many(n int, keys ...nix.PrivateKey) nixtest.Package {
 	return nixtest.NewPackage("hello", 1000, options...)
 }
 
-func TestSignaturesAreCapped(t *testing.T) {
+// wantVouched fails unless the narinfo stored at a path has valid signatures by
+// all keys, and so many signatures.
+func wantVouched(t *testing.T, m *origintest.Memory, path nix.CachePath, signatures int, keys ...nix.PrivateKey) {
+	t.Helper()
+	text, _ := m.Get(path.String())
+	n, err := nix.ParseNARInfo(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(n.Signatures) != signatures {
+		t.Errorf("%d signatures, want %d", len(n.Signatures), signatures)
+	}
+	for _, key := range keys {
+		if _, err := nixtest.Trust(key).Verify(n); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// TestStrangersAreTakenOnceOnly: who comes first may send signatures that nobody
+// vouches for, but nobody can add some to what is stored.
+func TestStrangersAreTakenOnceOnly(t *testing.T) {
 	r, m := newReceiver()
+	first, junk := many(2, key1), many(nix.MaxSignatures-1, key1)
+	wantOutcome(t, r, infoPath(first), push(t, m, first), Stored)
+	wantOutcome(t, r, infoPath(first), announced(junk.Text()), Unchanged)
+	wantStored(t, m, infoPath(first).String(), first.Text())
+	wantOutcome(t, r, infoPath(first), announced(many(50, key2).Text()), Stored)
+	wantStored(t, m, infoPath(first).String(), many(2, key1, key2).Text())
+}
+
+// TestWithoutTrustedKeysAllSignaturesAreMerged: as far as there is room.
+func TestWithoutTrustedKeysAllSignaturesAreMerged(t *testing.T) {
+	r, m := newReceiver()
+	r.TrustedKeys = nix.PublicKeys{}
 	full := many(nix.MaxSignatures-1, key1)
-	wantOutcome(t, r, infoPath(full), push(t, m, full), Stored)
-	wantOutcome(t, r, infoPath(full), announced(many(0, key2).Text()), Unchanged)
+	wantOutcome(t, r, infoPath(full), push(t, m, many(0, key1)), Stored)
+	wantOutcome(t, r, infoPath(full), announced(full.Text()), Stored)
 	wantStored(t, m, infoPath(full).String(), full.Text())
+	wantOutcome(t, r, infoPath(full), announced(many(0, key2).Text()), Unchanged)
 }
 
-// TestStrangersDoNotKeepATrustedSignatureOut: the narinfo there is full of
-// signatures that help no client.
-func TestStrangersDoNotKeepATrustedSignatureOut(t *testing.T) {
-	r, m := newReceiver()
-	full, p := many(nix.MaxSignatures), many(0, key1)
-	m.Put(infoPath(full).String(), full.Text())
-	wantOutcome(t, r, infoPath(p), push(t, m, p), Stored)
-	wantStored(t, m, infoPath(p).String(), p.Text())
+// TestStrangersMakeRoom for signatures that help clients: by their number.
+func TestStrangersMakeRoom(t *testing.T) {
+	for name, full := range map[string]nixtest.Package{
+		"beside a trusted one": many(nix.MaxSignatures-1, key1),
+		"strangers alone":      many(nix.MaxSignatures),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, m := newSigner(ours)
+			p := many(0, key1, key2)
+			m.Put(infoPath(full).String(), full.Text())
+			wantOutcome(t, r, infoPath(p), push(t, m, p), Stored)
+			wantVouched(t, m, infoPath(p), nix.MaxSignatures, key1, key2, ours)
+			wantOutcome(t, r, infoPath(p), announced(p.Text()), Unchanged)
+		})
+	}
 }
 
-// TestTooLongTogether: two narinfos whose signatures together are more than a
-// narinfo can have.
+// TestStrangersMakeRoomInTheText: by their bytes, too.
+func TestStrangersMakeRoomInTheText(t *testing.T) {
+	long := nixtest.SignedBy(nixtest.NewKey(strings.Repeat("s", 255)))
+	filled := func(options ...nixtest.Option) nixtest.Package {
+		return hello(append([]nixtest.Option{nixtest.Filled(470)}, options...)...)
+	}
+	one, two := nixtest.SignedBy(key1), nixtest.SignedBy(key2)
+	r, m := newSigner(ours)
+	first := filled(one, long)
+	m.Put(infoPath(first).String(), first.Text())
+	second := filled(two)
+	wantOutcome(t, r, infoPath(second), push(t, m, second), Stored)
+	wantStored(t, m, infoPath(second).String(), filled(one, two, nixtest.SignedBy(ours)).Text())
+	wantOutcome(t, r, infoPath(second), announced(second.Text()), Unchanged)
+}
+
+// TestTooLongTogether: two narinfos whose trusted signatures together are more
+// than a narinfo has room for.
 func TestTooLongTogether(t *testing.T) {
 	r, m := newReceiver()
-	long := func(c string) nixtest.Package {
-		name := strings.Repeat(c, 600<<10)
-		return nixtest.NewPackage("hello", 1000, nixtest.SignedBy(key1), relabeled(name, foreign))
-	}
-	first, second := long("a"), long("b")
+	first := hello(nixtest.Filled(150), nixtest.SignedBy(key1))
+	second := hello(nixtest.Filled(150), nixtest.SignedBy(key2))
 	wantOutcome(t, r, infoPath(first), push(t, m, first), Stored)
 	wantOutcome(t, r, infoPath(second), announced(second.Text()), Unchanged)
 	wantStored(t, m, infoPath(first).String(), first.Text())

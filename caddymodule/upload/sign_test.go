@@ -2,7 +2,6 @@ package upload
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
@@ -110,13 +109,18 @@ func TestOurSignatureHasRoom(t *testing.T) {
 	}
 }
 
-// TestTooLongWithOurSignature: a narinfo that fits only without it.
+// TestTooLongWithOurSignature: a narinfo that fits only without it, and one that
+// does so for a stranger's.
 func TestTooLongWithOurSignature(t *testing.T) {
-	p := hello(nixtest.SignedBy(key1), relabeled("foreign-1", foreign))
-	room := nix.MaxNARInfoSize - len(p.Text())
-	p = hello(nixtest.SignedBy(key1), relabeled("foreign-1"+strings.Repeat("x", room), foreign))
+	p := hello(nixtest.Filled(150), nixtest.SignedBy(key1))
 	r, m := newSigner(ours)
 	wantRejected(t, r, infoPath(p), push(t, m, p), TooLarge)
 	r.SignWith = nil
 	wantOutcome(t, r, infoPath(p), announced(p.Text()), Stored)
+
+	filled, stranger := nixtest.Filled(250), nixtest.SignedBy(foreign)
+	p = hello(filled, nixtest.SignedBy(key1), stranger)
+	r, m = newSigner(ours)
+	wantOutcome(t, r, infoPath(p), push(t, m, p), Stored)
+	wantStored(t, m, infoPath(p).String(), hello(filled, nixtest.SignedBy(key1), nixtest.SignedBy(ours)).Text())
 }
