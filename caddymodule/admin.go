@@ -19,8 +19,9 @@ func init() {
 //
 //	POST /nix-cache/forget {"cache": "<name>", "paths": ["<hash>.narinfo", …]}
 //
-// which has the caches of that name drop what they keep of these files, as an
-// upload through them does: for whoever has changed them at the origin.
+// which has the caches of that name, and others over the same origin, drop what
+// they keep of these files, as an upload through them does: for whoever has
+// changed them at the origin.
 type adminAPI struct{}
 
 // CaddyModule returns the Caddy module information.

@@ -43,12 +43,16 @@ func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 	})
 	if err != nil {
 		incoming.Drop()
+		if !isRejected(err) {
+			h.uploaded(p) // the origin may have taken what it did not confirm
+		}
 		h.countFailed(a.kind, err)
 		h.fail(a, err)
 		a.drain()
 		return
 	}
 	incoming.Publish()
+	h.uploaded(p)
 	h.countAccepted(a.kind, outcome)
 	log.Info("uploaded", "outcome", string(outcome), "bytes", a.r.ContentLength)
 	status := http.StatusOK
@@ -65,8 +69,8 @@ func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
 		return
 	}
 	err = h.receiver.Delete(a.r.Context(), p, when)
-	if !errors.As(err, new(*upload.RejectedError)) { // an outage says not what it left
-		h.files.Forget(p)
+	if !isRejected(err) { // an outage says not what it left
+		h.forget(p)
 	}
 	if err != nil {
 		h.fail(a, err)
@@ -75,6 +79,10 @@ func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
 	log.Info("deleted")
 	a.text(http.StatusOK, "OK")
 }
+
+// isRejected reports whether an upload or a deletion was refused, so that nothing
+// has changed.
+func isRejected(err error) bool { return errors.As(err, new(*upload.RejectedError)) }
 
 // deletion reads a query: force=true insists, and without force nobody does.
 // Nothing else is taken for either.

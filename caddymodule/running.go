@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/stevedores-org/nix-cache/caddymodule/cache"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
 
@@ -41,17 +42,53 @@ func (s *handlerSet) all() []*Handler {
 	return slices.Collect(maps.Keys(s.mu.handlers))
 }
 
-// forget has the caches of a name forget files, and reports whether there is one.
-func (s *handlerSet) forget(name string, paths []nix.CachePath) bool {
-	known := false
+// forget has the caches of a name forget files, and those that share their
+// origin, and reports whether there is one of that name.
+func (s *handlerSet) forget(name string, paths []nix.CachePath) (known bool) {
+	origins := make(map[string]struct{})
 	for _, h := range s.all() {
-		if h.set.name != name {
-			continue
-		}
-		known = true
-		for _, p := range paths {
-			h.files.Forget(p)
+		if h.set.name == name {
+			origins[h.origin.String()] = struct{}{}
 		}
 	}
-	return known
+	for origin := range origins {
+		for _, files := range s.over(origin, nil) {
+			for _, p := range paths {
+				files.Forget(p)
+			}
+		}
+	}
+	return len(origins) > 0
+}
+
+// over returns an origin's part of each cache but one, nil for none.
+func (s *handlerSet) over(origin string, but *pooledCache) map[*pooledCache]*cache.Namespace {
+	parts := make(map[*pooledCache]*cache.Namespace)
+	for _, h := range s.all() {
+		if h.pooled != but && h.origin.String() == origin {
+			parts[h.pooled] = h.files
+		}
+	}
+	return parts
+}
+
+// others returns what other caches have of h's origin: two handlers over one
+// origin with different tiers know nothing of each other's writes.
+func (h *Handler) others() map[*pooledCache]*cache.Namespace {
+	return running.over(h.origin.String(), h.pooled)
+}
+
+// uploaded has the other caches over h's origin drop what is older than an upload.
+func (h *Handler) uploaded(p nix.CachePath) {
+	for _, files := range h.others() {
+		files.Uploaded(p)
+	}
+}
+
+// forget has all caches over h's origin forget a file.
+func (h *Handler) forget(p nix.CachePath) {
+	h.files.Forget(p)
+	for _, files := range h.others() {
+		files.Forget(p)
+	}
 }

@@ -201,10 +201,18 @@ func (in *Incoming) Drop() {
 	in.ended = true
 	in.release()
 	in.leave()
-	if kinds[in.path.Kind()].small > 0 {
-		in.in.forget(in.path)
+	in.in.Uploaded(in.path)
+}
+
+// Uploaded drops what is older than an upload to the origin that went past this
+// cache: that the file was missing, what is just being fetched, and copies if the
+// file can have changed. To be called once the origin has it.
+func (n *Namespace) Uploaded(p nix.CachePath) {
+	n.cache.Start()
+	if kinds[p.Kind()].small > 0 {
+		n.forget(p)
 	} else {
-		in.in.supersede(in.key, nil)
+		n.supersede(n.key(p), nil)
 	}
 }
 
