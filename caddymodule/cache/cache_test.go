@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -438,6 +439,8 @@ func TestVerifyRefusesWhatIsInTheTiers(t *testing.T) {
 	b := newBench(t)
 	p, _, pkg := b.put("a", 100)
 	lax := b.files
+	b.cache.Start()
+	b.until("the disk tier is open", func() bool { return b.cache.Tiers().DiskOpen })
 	verified := func(name string, refusal error, checks *int) *Namespace {
 		policy := remote
 		policy.Verify = Verification{Name: name, Check: func(nix.CachePath, []byte) error { *checks++; return refusal }}
@@ -448,6 +451,7 @@ func TestVerifyRefusesWhatIsInTheTiers(t *testing.T) {
 		"disk":   func() { b.cache.memory.forget(lax.key(p)) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			b.settle()
 			b.files = lax
 			b.get(p)
 			b.settle()
@@ -480,6 +484,28 @@ func TestVerifyRefusesWhatIsInTheTiers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestVerifyRefusesWhatAnotherAsksFor: the flight that brings a file may be of a
+// config that verifies nothing.
+func TestVerifyRefusesWhatAnotherAsksFor(t *testing.T) {
+	b := newBench(t)
+	p, _, pkg := b.put("a", 100)
+	policy := remote
+	policy.Verify = Verification{Name: "refuses", Check: func(nix.CachePath, []byte) error { return errors.New("not signed") }}
+	strict := b.cache.Namespace(b.origin.String(), b.origin, policy, b.counters, b.files.log)
+	gate := b.origin.Hold("open", p.String())
+	var both sync.WaitGroup
+	both.Go(func() { b.wantGet(p, pkg.Text(), Miss) })
+	<-gate.Reached()
+	both.Go(func() {
+		var damaged *DamagedError
+		if _, err := strict.Open(t.Context(), p); !errors.As(err, &damaged) {
+			t.Errorf("open: %v, want a DamagedError", err)
+		}
+	})
+	gate.Release()
+	both.Wait()
 }
 
 // A NAR that was changed on disk is found out: at the first use after a stop

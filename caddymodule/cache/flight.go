@@ -173,8 +173,7 @@ func (n *Namespace) readSmallOnce(ctx context.Context, p nix.CachePath) (*small,
 	}
 	s, err := n.accepted(p, &small{body: b, tag: contentTag(b)})
 	if err != nil {
-		n.counters.mismatched.Add(1)
-		return nil, &DamagedError{p.String(), fmt.Sprintf("origin's copy is refused: %v", err)}
+		return nil, n.refusal(p, err)
 	}
 	return s, nil
 }

@@ -120,6 +120,9 @@ func (n *Namespace) Open(ctx context.Context, p nix.CachePath) (*Object, error) 
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
+		if err := n.refused(p, f); err != nil {
+			return nil, err
+		}
 		o, err := f.open(ctx, result)
 		switch {
 		case errors.Is(err, errLanded):

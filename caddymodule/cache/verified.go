@@ -1,6 +1,10 @@
 package cache
 
-import "github.com/stevedores-org/nix-cache/caddymodule/nix"
+import (
+	"fmt"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+)
 
 // Verification is what small files are held to before they are served.
 type Verification struct {
@@ -24,6 +28,23 @@ func (n *Namespace) accepted(p nix.CachePath, s *small) (*small, error) {
 		return nil, err
 	}
 	return &small{body: s.body, tag: s.tag, acceptedBy: v.Name}, nil
+}
+
+// refused is the error for a small file that a flight has brought and this
+// namespace's Check refuses: one that has none may have begun the flight.
+func (n *Namespace) refused(p nix.CachePath, f *flight) error {
+	if f.small == nil {
+		return nil
+	}
+	if _, err := n.accepted(p, f.small); err != nil {
+		return n.refusal(p, err)
+	}
+	return nil
+}
+
+func (n *Namespace) refusal(p nix.CachePath, err error) error {
+	n.counters.mismatched.Add(1)
+	return &DamagedError{p.String(), fmt.Sprintf("origin's copy is refused: %v", err)}
 }
 
 // fromMemory returns a small file that is in memory and may be served; nil if
