@@ -36,7 +36,7 @@ type memory struct {
 func (s *small) info() Info { return Info{Size: int64(len(s.body)), Tag: s.tag} }
 
 const (
-	smallOverhead = 200  // bytes of memory an entry takes beside its body
+	smallOverhead = 360  // bytes of memory an entry takes beside its body: key, tag, ristretto's own
 	smallTypical  = 2600 // cost of a typical narinfo
 )
 
