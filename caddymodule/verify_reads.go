@@ -6,8 +6,8 @@ import (
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
 
-// verifyRead, as cache.Verification, holds what the origin has to what an upload is held to, as far as
-// the file shows it by itself.
+// verifyRead, as a cache.Verification, holds what the origin has to what an upload
+// is held to, as far as the file shows it by itself.
 func (h *Handler) verifyRead(p nix.CachePath, body []byte) error {
 	if p.Kind() != nix.KindNARInfo {
 		return nil

@@ -436,11 +436,9 @@ func TestVerifyRefusesWhatTheOriginHas(t *testing.T) {
 // TestVerifyRefusesWhatIsInTheTiers: what was stored before anything was verified,
 // or under other keys, is not served, nor described, from memory or from disk.
 func TestVerifyRefusesWhatIsInTheTiers(t *testing.T) {
-	b := newBench(t)
+	b := newReadyBench(t)
 	p, _, pkg := b.put("a", 100)
 	lax := b.files
-	b.cache.Start()
-	b.until("the disk tier is open", func() bool { return b.cache.Tiers().DiskOpen })
 	verified := func(name string, refusal error, checks *int) *Namespace {
 		policy := remote
 		policy.Verify = Verification{Name: name, Check: func(nix.CachePath, []byte) error { *checks++; return refusal }}

@@ -285,21 +285,29 @@ func TestOutdatedBeforeItsAnswer(t *testing.T) {
 	}
 }
 
+// ask asks for a file; leave has its client give up, and waits for that.
+func (b *bench) ask(p nix.CachePath) (leave func()) {
+	ctx, cancel := context.WithCancel(b.Context())
+	left := make(chan error)
+	go func() {
+		_, err := b.files.Open(ctx, p)
+		left <- err
+	}()
+	return func() {
+		cancel()
+		<-left
+	}
+}
+
 // TestOutdatedBeforeItsAnswerWithoutReaders: such a fill ends too.
 func TestOutdatedBeforeItsAnswerWithoutReaders(t *testing.T) {
 	b := newReadyBench(t)
 	_, p, _ := b.put("a", 3*testPart)
 	gate, body := b.origin.Hold("open", p.String()), b.origin.HoldBody(p.String(), 100)
 	defer body.Release()
-	ctx, leave := context.WithCancel(t.Context())
-	left := make(chan error)
-	go func() {
-		_, err := b.files.Open(ctx, p)
-		left <- err
-	}()
+	leave := b.ask(p)
 	<-gate.Reached()
 	leave()
-	<-left
 	b.files.Forget(p)
 	gate.Release()
 	b.until("the flight is over", func() bool {
@@ -315,16 +323,10 @@ func TestCloseEndsOutdatedFlights(t *testing.T) {
 	_, p, _ := b.put("a", 1000)
 	gate := b.origin.Hold("open", p.String())
 	defer gate.Release()
-	ctx, leave := context.WithCancel(t.Context())
-	left := make(chan error)
-	go func() {
-		_, err := b.files.Open(ctx, p)
-		left <- err
-	}()
+	leave := b.ask(p)
 	<-gate.Reached()
 	b.files.Forget(p)
 	leave()
-	<-left
 	b.close()
 }
 

@@ -17,8 +17,8 @@ type Verification struct {
 }
 
 // accepted returns the file, marked as accepted by this namespace's Check, or the
-// error by which that refuses it. A file in the tiers may have come there under another
-// config, which trusted other keys or checked nothing.
+// error by which that refuses it. A file in the tiers may have come there under
+// another config, which trusted other keys or checked nothing.
 func (n *Namespace) accepted(p nix.CachePath, s *small) (*small, error) {
 	v := &n.policy.Verify
 	if v.Check == nil || s.acceptedBy == v.Name {

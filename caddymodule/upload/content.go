@@ -74,7 +74,7 @@ func measureWhile(ctx context.Context, in io.Reader, path nix.CachePath) *measur
 			if size > unaskedSize+unaskedRatio*file.size {
 				return content.ErrTooLong
 			}
-			return ctx.Err()
+			return nil
 		})
 		if err == nil {
 			m.result <- measured

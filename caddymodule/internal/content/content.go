@@ -29,21 +29,21 @@ const copyBuffer = 256 << 10
 // returns an error, or until the context ends, whose error it returns then: also
 // in a file that nothing comes out of, which check is not asked about.
 func Measure(ctx context.Context, file io.Reader, c nix.Compression, window uint32, check func(size int64) error) (Content, error) {
-	got, err := measure(&within{ctx: ctx, r: file}, c, window, check)
+	got, err := measure(ctx, file, c, window, check)
 	if ctx.Err() != nil {
 		return Content{}, ctx.Err() // whatever the decoder made of it
 	}
 	return got, err
 }
 
-func measure(file io.Reader, c nix.Compression, window uint32, check func(size int64) error) (Content, error) {
-	decoded, err := decompress.NewReaderWithin(file, c, window)
+func measure(ctx context.Context, file io.Reader, c nix.Compression, window uint32, check func(size int64) error) (Content, error) {
+	decoded, err := decompress.NewReaderWithin(&within{ctx, file}, c, window)
 	if err != nil {
 		return Content{}, err
 	}
 	defer decoded.Close()
 	sum := sha256.New()
-	size, err := io.CopyBuffer(sum, &checked{r: decoded, check: check}, make([]byte, copyBuffer))
+	size, err := io.CopyBuffer(sum, &within{ctx, &checked{r: decoded, check: check}}, make([]byte, copyBuffer))
 	if err != nil {
 		return Content{}, err
 	}
@@ -57,7 +57,7 @@ func MeasureFor(ctx context.Context, n *nix.NARInfo, file io.Reader) (Content, e
 		if size > n.NARSize {
 			return ErrTooLong
 		}
-		return ctx.Err()
+		return nil
 	})
 }
 
