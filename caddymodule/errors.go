@@ -59,6 +59,7 @@ func statusOf(method string, err error) (status int, line string) {
 		badJob      *oidc.RefusedError
 		issuerDown  *oidc.UnavailableError
 		damaged     *cache.DamagedError
+		busy        *origin.BusyError
 	)
 	switch {
 	case errors.Is(err, errUploadsDisabled):
@@ -85,6 +86,8 @@ func statusOf(method string, err error) (status int, line string) {
 		return http.StatusNotFound, "not in this cache"
 	case errors.As(err, &damaged):
 		return http.StatusBadGateway, "the cache's storage has a damaged copy of this file; have it deleted and upload it again"
+	case errors.As(err, &busy):
+		return http.StatusServiceUnavailable, "the cache is busy; try again in a few seconds"
 	case errors.Is(err, context.Canceled): // the fill's, when the cache closes: not this client's
 		return unavailableStatus(method, false), "the cache is being restarted; try again"
 	case errors.As(err, &unavailable):

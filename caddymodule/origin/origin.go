@@ -7,7 +7,7 @@
 //
 // An answer is one of three, and they are never mixed up: the object, its
 // absence (an error that is [fs.ErrNotExist]), or no answer at all
-// (*[UnavailableError]). Whatever else goes wrong is the operator's to mend,
+// (*[UnavailableError], or *[BusyError] where it was not asked). Whatever else goes wrong is the operator's to mend,
 // such as a refused credential, and is an error of its own.
 //
 // The package deliberately knows nothing of caching, retrying or HTTP statuses.
@@ -42,6 +42,18 @@ func (e *UnavailableError) Error() string {
 }
 
 func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// BusyError says that the origin was not asked, since too many wait to ask it
+// already. It tells nothing about the object or the origin, and to try again
+// later makes sense.
+type BusyError struct {
+	Op   string // as in UnavailableError
+	Path string
+}
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("%s %s: not asked: too many requests wait for the origin", e.Op, e.Path)
+}
 
 // Info describes one object.
 type Info struct {
