@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,7 +26,7 @@ func (h *Handler) get(a *answer) {
 			return
 		}
 	}
-	o, err := h.files.Open(a.r.Context(), a.path)
+	o, err := h.files.Open(a.r.Context(), a.path, a.wanted())
 	if err != nil {
 		h.fail(a, err)
 		return
@@ -113,22 +115,44 @@ func (a *answer) send(o *cache.Object) int64 {
 // conditions are the headers that make a GET conditional.
 var conditions = [...]string{"If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "If-Range"}
 
+func conditional(header http.Header) bool {
+	return slices.ContainsFunc(conditions[:], func(name string) bool { return len(header[name]) > 0 })
+}
+
+// wanted is what the request asks for, as far as that can be told before the
+// file's size is known.
+func (a *answer) wanted() cache.Wanted {
+	want := cache.Wanted{Client: clientAddr(a.r)}
+	from, to, ok := parseRange(a.r.Header.Get("Range"))
+	if ok && to != "" && !conditional(a.r.Header) {
+		if last, err := strconv.ParseInt(to, 10, 64); err == nil && last >= from && last < math.MaxInt64 {
+			want.Offset, want.Length = from, last-from+1
+		}
+	}
+	return want
+}
+
+// parseRange takes apart a Range of the form "bytes=<from>-<to>", in which to may
+// be empty; not ok for all others.
+func parseRange(spec string) (from int64, to string, ok bool) {
+	spec, isBytes := strings.CutPrefix(spec, "bytes=")
+	first, to, isRange := strings.Cut(spec, "-")
+	from, err := strconv.ParseInt(first, 10, 64)
+	return from, to, isBytes && isRange && err == nil && from >= 0
+}
+
 // tailOffset returns where the one range of a request without conditions
 // begins, if it reaches to the end; not ok for all other requests.
 func tailOffset(header http.Header, size int64) (from int64, ok bool) {
-	for _, name := range conditions {
-		if len(header[name]) > 0 {
-			return 0, false
-		}
+	if conditional(header) {
+		return 0, false
 	}
 	spec := header.Get("Range")
 	if spec == "" {
 		return 0, true
 	}
-	digits, isBytes := strings.CutPrefix(spec, "bytes=")
-	digits, isTail := strings.CutSuffix(digits, "-")
-	from, err := strconv.ParseInt(digits, 10, 64)
-	return from, isBytes && isTail && err == nil && from >= 0 && from < size
+	from, to, ok := parseRange(spec)
+	return from, ok && to == "" && from < size
 }
 
 // chunk is the size of the writes to a client where the kernel can't do the

@@ -86,7 +86,7 @@ func (b *bench) until(what string, met func() bool) {
 
 // get reads a whole file through the cache.
 func (b *bench) get(p nix.CachePath) ([]byte, Result, error) {
-	o, err := b.files.Open(b.Context(), p)
+	o, err := b.files.Open(b.Context(), p, Wanted{})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -191,7 +191,7 @@ func TestAbsenceIsRememberedUntilForget(t *testing.T) {
 
 func wantAbsent(t *testing.T, b *bench, p nix.CachePath, want Result) {
 	t.Helper()
-	_, err := b.files.Open(t.Context(), p)
+	_, err := b.files.Open(t.Context(), p, Wanted{})
 	var absent *AbsentError
 	if !errors.As(err, &absent) || absent.Result != want || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("open %s: %v, want absence by %v", p, err, want)
@@ -203,7 +203,7 @@ func TestOutageIsNotAbsence(t *testing.T) {
 	info, nar, pkg := b.put("a", 100)
 	b.origin.OnOpen(func(path string, _ origin.OpenOptions) error { return origintest.Unavailable("open", path) })
 	for _, p := range []nix.CachePath{info, nar} {
-		_, err := b.files.Open(t.Context(), p)
+		_, err := b.files.Open(t.Context(), p, Wanted{})
 		var unavailable *origin.UnavailableError
 		if !errors.As(err, &unavailable) || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("open %s: %v, want an UnavailableError", p, err)
@@ -227,7 +227,7 @@ func TestStatNeverFills(t *testing.T) {
 		if ops := b.origin.Ops("open") + b.origin.Ops("stat"); ops != 1 {
 			t.Errorf("Stat %s took %d operations, want 1", p, ops)
 		}
-		o, err := b.files.Open(t.Context(), p)
+		o, err := b.files.Open(t.Context(), p, Wanted{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -271,7 +271,7 @@ func TestTooLargeForTheTierIsPassedThrough(t *testing.T) {
 	b := newBench(t)
 	_, p, pkg := b.put("a", testDisk+1)
 	b.wantGet(p, pkg.File, Bypass)
-	o, err := b.files.Open(t.Context(), p)
+	o, err := b.files.Open(t.Context(), p, Wanted{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -314,7 +314,7 @@ func TestNamespacesShareNothing(t *testing.T) {
 	b.settle()
 	other := b.cache.Namespace("another", origintest.NewMemory(), remote, new(Counters), b.files.log)
 	for _, p := range []nix.CachePath{info, nar} {
-		if _, err := other.Open(t.Context(), p); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := other.Open(t.Context(), p, Wanted{}); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("open %s in another namespace: %v, want absence", p, err)
 		}
 	}
@@ -498,7 +498,7 @@ func TestVerifyRefusesWhatAnotherAsksFor(t *testing.T) {
 	<-gate.Reached()
 	both.Go(func() {
 		var damaged *DamagedError
-		if _, err := strict.Open(t.Context(), p); !errors.As(err, &damaged) {
+		if _, err := strict.Open(t.Context(), p, Wanted{}); !errors.As(err, &damaged) {
 			t.Errorf("open: %v, want a DamagedError", err)
 		}
 	})
@@ -538,7 +538,7 @@ func TestPassedThroughShareTheOrigin(t *testing.T) {
 	policy.MaxRequests = 4
 	b.files = b.cache.Namespace("shared", o, policy, b.counters, b.files.log)
 	info, nar, pkg := b.put("a", 1000)
-	slow, err := b.files.Open(t.Context(), nar)
+	slow, err := b.files.Open(t.Context(), nar, Wanted{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -546,7 +546,7 @@ func TestPassedThroughShareTheOrigin(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	next := make(chan error)
 	go func() {
-		_, err := b.files.Open(ctx, nar)
+		_, err := b.files.Open(ctx, nar, Wanted{})
 		next <- err
 	}()
 	cancel()

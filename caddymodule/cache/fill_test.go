@@ -27,7 +27,7 @@ func TestManyReadersOneFill(t *testing.T) {
 	results := make(chan Result, readers)
 	for range readers {
 		group.Go(func() {
-			o, err := b.files.Open(b.Context(), p)
+			o, err := b.files.Open(b.Context(), p, Wanted{})
 			if err != nil {
 				t.Error(err)
 				return
@@ -56,7 +56,7 @@ func TestReaderLeavesFillGoesOn(t *testing.T) {
 	_, p, pkg := b.put("a", 3*testPart)
 	gate := b.origin.HoldBody(p.String(), testPart/2)
 	ctx, leave := context.WithCancel(t.Context())
-	o, err := b.files.Open(ctx, p)
+	o, err := b.files.Open(ctx, p, Wanted{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestReaderAheadOfTheStart(t *testing.T) {
 	_, p, pkg := b.put("a", 6*testPart)
 	gate := b.origin.HoldBody(p.String(), testPart/2)
 	defer gate.Release()
-	o, err := b.files.Open(t.Context(), p)
+	o, err := b.files.Open(t.Context(), p, Wanted{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestEmptyObjectIsNoNAR(t *testing.T) {
 			b.origin.Put(p.String(), nil)
 			for range 2 {
 				var damaged *DamagedError
-				if _, err := b.files.Open(t.Context(), p); !errors.As(err, &damaged) {
+				if _, err := b.files.Open(t.Context(), p, Wanted{}); !errors.As(err, &damaged) {
 					t.Errorf("open: %v, want a DamagedError", err)
 				}
 				b.settle()
@@ -210,7 +210,7 @@ func (b *bench) heldFill() (nix.CachePath, *Object, *flight) {
 	b.Helper()
 	_, p, _ := b.put("a", 3*testPart)
 	gate := b.origin.HoldBody(p.String(), 100)
-	o, err := b.files.Open(b.Context(), p)
+	o, err := b.files.Open(b.Context(), p, Wanted{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -290,7 +290,7 @@ func (b *bench) ask(p nix.CachePath) (leave func()) {
 	ctx, cancel := context.WithCancel(b.Context())
 	left := make(chan error)
 	go func() {
-		_, err := b.files.Open(ctx, p)
+		_, err := b.files.Open(ctx, p, Wanted{})
 		left <- err
 	}()
 	return func() {
@@ -334,7 +334,7 @@ func TestCloseWaitsForReaders(t *testing.T) {
 	b := newBench(t)
 	_, p, pkg := b.put("a", 3*testPart)
 	gate := b.origin.HoldBody(p.String(), 100)
-	o, err := b.files.Open(t.Context(), p)
+	o, err := b.files.Open(t.Context(), p, Wanted{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,7 +369,7 @@ func TestRangeAheadIsReadNext(t *testing.T) {
 		order = append(order, opts.Offset/testPart) // one way: one at a time
 		return nil
 	})
-	o, err := b.files.Open(t.Context(), p)
+	o, err := b.files.Open(t.Context(), p, Wanted{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,7 +409,7 @@ func TestDiskFailsUnderAFill(t *testing.T) {
 	b := newBench(t)
 	_, p, pkg := b.put("a", 4*testPart)
 	gate := b.origin.HoldBody(p.String(), testPart/2)
-	o, err := b.files.Open(t.Context(), p)
+	o, err := b.files.Open(t.Context(), p, Wanted{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -488,7 +488,7 @@ func TestStatDuringAFill(t *testing.T) {
 	_, p, pkg := b.put("a", 3*testPart)
 	gate := b.origin.HoldBody(p.String(), testPart/2)
 	defer gate.Release()
-	o, err := b.files.Open(t.Context(), p)
+	o, err := b.files.Open(t.Context(), p, Wanted{})
 	if err != nil {
 		t.Fatal(err)
 	}

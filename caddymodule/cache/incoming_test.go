@@ -64,7 +64,7 @@ func TestUploadIsOnDisk(t *testing.T) {
 				b.wantGet(p, pkg.File, Disk)
 				b.wantOps("open", 0)
 				b.wantOps("stat", 0)
-				o, err := b.files.Open(t.Context(), p)
+				o, err := b.files.Open(t.Context(), p, Wanted{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -220,7 +220,7 @@ func TestUploadBesideAFill(t *testing.T) {
 	_, p, pkg := b.put("a", 3*testPart)
 	in := b.files.Incoming(p, -1)
 	gate := b.origin.HoldBody(p.String(), testPart/2)
-	o, err := b.files.Open(t.Context(), p)
+	o, err := b.files.Open(t.Context(), p, Wanted{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -43,7 +43,7 @@ func TestEveryKindHasARow(t *testing.T) {
 // tag opens a file and describes it, and returns its validator.
 func (b *bench) tag(p nix.CachePath) string {
 	b.Helper()
-	o, err := b.files.Open(b.Context(), p)
+	o, err := b.files.Open(b.Context(), p, Wanted{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestOutageOfMutableFiles(t *testing.T) {
 	down := &origin.UnavailableError{Op: "open", Err: errors.New("down")}
 	b.origin.OnOpen(func(string, origin.OpenOptions) error { return down })
 	wantAbsent(t, b, known, Stale)
-	if _, err := b.files.Open(t.Context(), unknown); !errors.Is(err, down) || errors.Is(err, fs.ErrNotExist) {
+	if _, err := b.files.Open(t.Context(), unknown, Wanted{}); !errors.Is(err, down) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Open = %v, want that the origin is unavailable", err)
 	}
 }
@@ -173,7 +173,7 @@ func TestChangeUnderAReader(t *testing.T) {
 		data := make([]byte, 2<<20)
 		b.origin.Put(p.String(), data)
 		b.origin.CutBody(p.String(), 1<<20, 1)
-		o, err := b.files.Open(t.Context(), p)
+		o, err := b.files.Open(t.Context(), p, Wanted{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math"
+	"net/netip"
 	"os"
 	"strings"
 	"sync/atomic"
@@ -94,10 +95,18 @@ func (n *Namespace) key(p nix.CachePath) string {
 
 func (n *Namespace) local() bool { return n.policy.PartSize == 0 }
 
-// Open opens a file: a hit, or a fill joined or begun. Absence is an
-// *AbsentError. The context governs the waiting and the Object's Body, not the
-// fill.
-func (n *Namespace) Open(ctx context.Context, p nix.CachePath) (*Object, error) {
+// Wanted is what a client wants of a file. The zero value is all of it, for nobody
+// in particular.
+type Wanted struct {
+	Client netip.Addr // none if it is unknown
+	Offset int64      // of the first byte
+	Length int64      // in bytes; 0: to the end
+}
+
+// Open opens a file: a hit, or a fill joined or begun. The Object is the whole
+// file, whatever is wanted of it. Absence is an *AbsentError. The context governs
+// the waiting and the Object's Body, not the fill.
+func (n *Namespace) Open(ctx context.Context, p nix.CachePath, want Wanted) (*Object, error) {
 	n.cache.Start()
 	switch {
 	case kinds[p.Kind()].mutable:
