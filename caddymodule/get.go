@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math"
 	"net/http"
 	"os"
@@ -93,14 +92,14 @@ func noneMatches(header, tag string) bool {
 // sent. Whole files and their tails, which is what Nix asks for, take the
 // shortest way; the rest is http.ServeContent's.
 func (a *answer) send(o *cache.Object) int64 {
-	from, ok := tailOffset(a.r.Header, o.Size)
+	from, isPart, ok := tailOffset(a.r.Header, o.Size)
 	if !ok {
 		return a.sendContent(o)
 	}
 	header := a.w.Header()
 	header.Set("Content-Length", strconv.FormatInt(o.Size-from, 10))
 	a.status = http.StatusOK
-	if from > 0 || a.r.Header.Get("Range") != "" {
+	if isPart {
 		a.status = http.StatusPartialContent
 		header.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, o.Size-1, o.Size))
 	}
@@ -123,36 +122,28 @@ func conditional(header http.Header) bool {
 // file's size is known.
 func (a *answer) wanted() cache.Wanted {
 	want := cache.Wanted{Client: clientAddr(a.r)}
-	from, to, ok := parseRange(a.r.Header.Get("Range"))
-	if ok && to != "" && !conditional(a.r.Header) {
-		if last, err := strconv.ParseInt(to, 10, 64); err == nil && last >= from && last < math.MaxInt64 {
-			want.Offset, want.Length = from, last-from+1
-		}
+	asked := parseRange(a.r.Header.Get("Range"))
+	if len(asked.specs) != 1 || conditional(a.r.Header) {
+		return want
+	}
+	if spec := asked.specs[0]; spec.last >= 0 && spec.last < math.MaxInt64 {
+		want.Offset, want.Length = spec.first, spec.last-spec.first+1
 	}
 	return want
 }
 
-// parseRange takes apart a Range of the form "bytes=<from>-<to>", in which to may
-// be empty; not ok for all others.
-func parseRange(spec string) (from int64, to string, ok bool) {
-	spec, isBytes := strings.CutPrefix(spec, "bytes=")
-	first, to, isRange := strings.Cut(spec, "-")
-	from, err := strconv.ParseInt(first, 10, 64)
-	return from, to, isBytes && isRange && err == nil && from >= 0
-}
-
-// tailOffset returns where the one range of a request without conditions
-// begins, if it reaches to the end; not ok for all other requests.
-func tailOffset(header http.Header, size int64) (from int64, ok bool) {
+// tailOffset returns where the answer to a request without conditions begins, and
+// whether it is a part of the file, if it reaches to the end; not ok for all other
+// requests.
+func tailOffset(header http.Header, size int64) (from int64, isPart, ok bool) {
 	if conditional(header) {
-		return 0, false
+		return 0, false, false
 	}
-	spec := header.Get("Range")
-	if spec == "" {
-		return 0, true
+	ranges, ok := parseRange(header.Get("Range")).of(size)
+	if len(ranges) == 0 {
+		return 0, false, ok
 	}
-	from, to, ok := parseRange(spec)
-	return from, ok && to == "" && from < size
+	return ranges[0].from, true, len(ranges) == 1 && ranges[0].to == size
 }
 
 // chunk is the size of the writes to a client where the kernel can't do the
@@ -216,29 +207,12 @@ func (a *answer) plain() bool { return a.r.TLS == nil && a.r.ProtoMajor == 1 }
 func (a *answer) sendContent(o *cache.Object) int64 {
 	w := &countingWriter{ResponseWriter: a.w, status: http.StatusOK}
 	body := &watchedBody{ReadSeeker: o.Body, size: o.Size}
-	http.ServeContent(w, withFewRanges(a.r), "", time.Time{}, body)
+	http.ServeContent(w, withPlainRange(a.r, o.Size), "", time.Time{}, body)
 	a.status = w.status
 	if body.err != nil {
 		abort()
 	}
 	return w.sent
-}
-
-// maxRanges is how many ranges of a file a client gets by one request. Nix asks
-// for one. Each may be a request to the origin, and a header has room for tens
-// of thousands.
-const maxRanges = 8
-
-// withFewRanges returns the request without its Range if that asks for too much:
-// a server may ignore it (RFC 9110, section 14.2) and send the whole file.
-func withFewRanges(r *http.Request) *http.Request {
-	if strings.Count(r.Header.Get("Range"), ",") < maxRanges {
-		return r
-	}
-	whole := *r
-	whole.Header = maps.Clone(r.Header) // the access log has the client's
-	whole.Header.Del("Range")
-	return &whole
 }
 
 // abort ends a response that can't be completed so that the client notices.
