@@ -8,7 +8,8 @@
 // An answer is one of three, and they are never mixed up: the object, its
 // absence (an error that is [fs.ErrNotExist]), or no answer at all
 // (*[UnavailableError], or *[BusyError] where it was not asked). Whatever else goes wrong is the operator's to mend,
-// such as a refused credential, and is an error of its own.
+// such as a refused credential: a *[RefusedError] where the reason is known, or
+// an error of its own.
 //
 // The package deliberately knows nothing of caching, retrying or HTTP statuses.
 package origin
@@ -38,7 +39,7 @@ type UnavailableError struct {
 }
 
 func (e *UnavailableError) Error() string {
-	return fmt.Sprintf("%s %s: origin unavailable: %v", e.Op, e.Path, e.Err)
+	return fmt.Sprintf("%s: origin unavailable: %v", Attempt(e.Op, e.Path), e.Err)
 }
 
 func (e *UnavailableError) Unwrap() error { return e.Err }
@@ -53,6 +54,28 @@ type BusyError struct {
 
 func (e *BusyError) Error() string {
 	return fmt.Sprintf("%s %s: not asked: too many requests wait for the origin", e.Op, e.Path)
+}
+
+// RefusedError says that the origin answered, but will give nothing before its
+// operator has mended something.
+type RefusedError struct {
+	Op, Path string // as in UnavailableError
+	Origin   string // which one it is, for the operator's eyes alone
+	Cause    string // what is wrong, with no name in it
+	Advice   string // what to do
+}
+
+func (e *RefusedError) Error() string {
+	return fmt.Sprintf("%s: %s: %s; %s", Attempt(e.Op, e.Path), e.Origin, e.Cause, e.Advice)
+}
+
+// Attempt says what was tried, for errors: an operation, and of which path, if it
+// is of one.
+func Attempt(op, path string) string {
+	if path == "" {
+		return op
+	}
+	return op + " " + path
 }
 
 // Info describes one object.

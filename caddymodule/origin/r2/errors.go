@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
+	"time"
 
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
@@ -20,6 +22,7 @@ type answer struct {
 	status  int
 	code    string // "" for an answer without a body
 	message string
+	skew    time.Duration // by how much our clock is ahead of the answer's
 }
 
 func (a *answer) Error() string {
@@ -33,6 +36,10 @@ func (a *answer) Error() string {
 	return text
 }
 
+// noCode is the SDK's word for an answer without a code; for that to a HEAD it
+// takes the status's.
+const noCode = "UnknownError"
+
 // answerOf returns the API's error in err, or nil where there was no answer, or
 // none that makes sense.
 func answerOf(err error) *answer {
@@ -41,8 +48,11 @@ func answerOf(err error) *answer {
 		return nil
 	}
 	a := &answer{status: response.HTTPStatusCode()}
-	if api, ok := errors.AsType[smithy.APIError](err); ok {
+	if api, ok := errors.AsType[smithy.APIError](err); ok && api.ErrorCode() != noCode && api.ErrorCode() != http.StatusText(a.status) {
 		a.code, a.message = api.ErrorCode(), api.ErrorMessage()
+	}
+	if sent, err := http.ParseTime(response.Response.Header.Get("Date")); err == nil {
+		a.skew = time.Since(sent)
 	}
 	return a
 }
@@ -62,19 +72,41 @@ func (o *Origin) problem(ctx context.Context, c *call, op, path string, err erro
 	}
 	switch {
 	case a.status == http.StatusNotImplemented:
-		return fmt.Errorf("%s %s: %w", op, path, a)
+		return fmt.Errorf("%s: %w", origin.Attempt(op, path), a)
 	case a.status >= 500, a.status == http.StatusTooManyRequests, a.status == http.StatusRequestTimeout:
 		return unavailable(op, path, a)
 	case a.status == http.StatusNotFound:
 		return o.notFound(c, op, path, a)
 	case a.status == http.StatusPreconditionFailed:
-		return fmt.Errorf("%s %s: %w", op, path, origin.ErrChanged)
+		return fmt.Errorf("%s: %w", origin.Attempt(op, path), origin.ErrChanged)
 	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden:
-		return fmt.Errorf("%s %s: bucket %s refused the credentials (%d %s); check access_key_id, secret_access_key and what their R2 API token may do",
-			op, path, o.bucket, a.status, a.code)
+		return o.refused(op, path, a)
 	}
-	return fmt.Errorf("%s %s: %w", op, path, a)
+	return fmt.Errorf("%s: %w", origin.Attempt(op, path), a)
 }
+
+// mostSkew is how far a request's time may be off; see RequestTimeTooSkewed at
+// https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html.
+const mostSkew = 15 * time.Minute
+
+// refused tells a clock that is wrong from credentials that are. The answer to a
+// HEAD has no code.
+func (o *Origin) refused(op, path string, a *answer) error {
+	e := &origin.RefusedError{Op: op, Path: path, Origin: o.described()}
+	off := a.skew.Abs().Round(time.Second)
+	if a.code == codeSkewed || a.code == "" && off > mostSkew {
+		e.Cause = "this machine's clock is off by " + off.String()
+		e.Advice = "set it, for example by NTP"
+		return e
+	}
+	e.Cause = strings.TrimSpace(fmt.Sprintf("it refused the credentials (%d %s", a.status, a.code)) + ")"
+	e.Advice = "check access_key_id, secret_access_key and what their R2 API token may do"
+	return e
+}
+
+const codeSkewed = "RequestTimeTooSkewed"
+
+func (o *Origin) described() string { return "bucket " + o.bucket + " at " + o.endpoint }
 
 // notFound tells a missing object from anything else that is missing. The
 // answer to a HEAD has no code, and is asked for only once a GET has found the
@@ -84,13 +116,16 @@ func (o *Origin) notFound(c *call, op, path string, a *answer) error {
 	case a.code == "NoSuchKey", c.operation == opHead:
 		return origin.NotExist(op, path)
 	case a.code == "NoSuchBucket":
-		return fmt.Errorf("%s %s: there is no bucket %s at %s; create it, or correct bucket, account_id or jurisdiction",
-			op, path, o.bucket, o.endpoint)
+		return &origin.RefusedError{
+			Op: op, Path: path, Origin: o.described(),
+			Cause:  "there is no such bucket",
+			Advice: "create it, or correct bucket, account_id or jurisdiction",
+		}
 	case a.code == "NoSuchUpload":
 		// Aborted by somebody, or completed by a request whose answer was lost.
 		return unavailable(op, path, a)
 	}
-	return fmt.Errorf("%s %s: %w", op, path, a)
+	return fmt.Errorf("%s: %w", origin.Attempt(op, path), a)
 }
 
 func unavailable(op, path string, err error) error {

@@ -84,6 +84,41 @@ func TestErrorsOfEachCode(t *testing.T) {
 	}
 }
 
+// TestRefusals: what a stranger may read of them has no name in it.
+func TestRefusals(t *testing.T) {
+	const wrongClock = "this machine's clock is off by 20m0s"
+	for _, tt := range []struct {
+		status int
+		code   string
+		skew   time.Duration
+		cause  string
+	}{
+		{404, "NoSuchBucket", 0, "there is no such bucket"},
+		{403, "AccessDenied", 0, "it refused the credentials (403 AccessDenied)"},
+		{403, "SignatureDoesNotMatch", 0, "it refused the credentials (403 SignatureDoesNotMatch)"},
+		{403, "RequestTimeTooSkewed", 20 * time.Minute, wrongClock},
+		{403, "", 20 * time.Minute, wrongClock},
+		{403, "", -20 * time.Minute, wrongClock},
+		{403, "", time.Minute, "it refused the credentials (403)"},
+		{403, "AccessDenied", 20 * time.Minute, "it refused the credentials (403 AccessDenied)"},
+	} {
+		t.Run(fmt.Sprint(tt), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := serve(t, valid(), func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Date", time.Now().Add(-tt.skew).UTC().Format(http.TimeFormat))
+					fail(w, tt.status, tt.code)
+				})
+				_, _, err := b.Open(t.Context(), "a", origin.OpenOptions{})
+				var refused *origin.RefusedError
+				if !errors.As(err, &refused) || refused.Cause != tt.cause {
+					t.Fatalf("error %v, want one with the cause %q", err, tt.cause)
+				}
+				wantOneLine(t, err)
+			})
+		})
+	}
+}
+
 // TestAnswersOfOthers: what a proxy or a captive portal says is no answer about
 // an object.
 func TestAnswersOfOthers(t *testing.T) {
