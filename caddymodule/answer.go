@@ -4,6 +4,9 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
@@ -15,6 +18,14 @@ type answer struct {
 	kind   string        // label in metrics
 	path   nix.CachePath // of the file that is asked for, if it is one
 	status int
+	begun  time.Time
+
+	seconds func() prometheus.Observer // of the answer's duration; nil: of none
+}
+
+// reads reports whether a file is asked for.
+func (a *answer) reads() bool {
+	return !a.path.IsZero() && (a.r.Method == http.MethodGet || a.r.Method == http.MethodHead)
 }
 
 // body answers with a short text, whose headers but length are set.

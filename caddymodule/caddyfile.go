@@ -46,6 +46,7 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"sign_with":          (*Handler).unmarshalSignWith,
 	"on_divergence":      value(func(h *Handler) *Value { return &h.OnDivergence }, checked(upload.ParseDivergence)),
 	"require_references": value(func(h *Handler) *Value { return &h.RequireReferences }, checked(upload.ParseReferences)),
+	"outage_answers":     value(func(h *Handler) *Value { return &h.OutageAnswers }, checked(parseOutageAnswers)),
 	"verify_reads":       flag(func(h *Handler) *bool { return &h.VerifyReads }),
 	"pass_thru":          flag(func(h *Handler) *bool { return &h.PassThru }),
 }
@@ -102,6 +103,7 @@ var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 //		sign_with          <secret key file>...
 //		require_references off|same_cache
 //		on_divergence      keep|reject
+//		outage_answers     error|absent
 //		verify_reads
 //		priority           <n>
 //		narinfo_max_age    <duration>

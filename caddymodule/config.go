@@ -69,6 +69,7 @@ type settings struct {
 	maxUploadSize int64
 	onDivergence  upload.Divergence
 	references    upload.References
+	outageAbsent  bool // narinfos that can't be looked up are answered as absent
 }
 
 func (s settings) limits() cache.Limits {
@@ -103,6 +104,7 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 	}
 	s.onDivergence = resolveAs(&v, "on_divergence", h.OnDivergence, upload.KeepFirst, upload.ParseDivergence)
 	s.references = resolveAs(&v, "require_references", h.RequireReferences, upload.AnyReferences, upload.ParseReferences)
+	s.outageAbsent = resolveAs(&v, "outage_answers", h.OutageAnswers, false, parseOutageAnswers)
 	s.origin = h.Origin.resolve(&v)
 	h.Disk.resolve(&v, &s)
 	s.authorities = h.resolveAuthorities(&v)

@@ -76,3 +76,10 @@ func parseInteger(s string) (int64, error) {
 	}
 	return n, nil
 }
+
+func parseOutageAnswers(s string) (absent bool, err error) {
+	if s != "error" && s != "absent" {
+		return false, fmt.Errorf("expected error or absent, got %q", s)
+	}
+	return s == "absent", nil
+}

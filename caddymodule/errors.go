@@ -6,9 +6,12 @@ import (
 	"io/fs"
 	"net/http"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
 	"github.com/stevedores-org/nix-cache/caddymodule/auth/oidc"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 	"github.com/stevedores-org/nix-cache/caddymodule/upload"
 )
@@ -65,7 +68,7 @@ func statusOf(method string, err error) (status int, line string) {
 	case errors.Is(err, errUploadsDisabled):
 		return http.StatusServiceUnavailable, "Uploads disabled"
 	case errors.Is(err, auth.ErrNoCredential):
-		return http.StatusUnauthorized, "this needs a token: as the password of Basic, or as Bearer"
+		return http.StatusUnauthorized, "this needs a token: put it as the password into the netrc file of Nix or into the URL, or send it as Bearer"
 	case errors.As(err, &issuerDown):
 		return http.StatusServiceUnavailable, "the token can't be checked just now: its issuer does not answer; try again later"
 	case errors.As(err, &badJob):
@@ -117,6 +120,18 @@ func (h *Handler) fail(a *answer, err error) {
 	if a.r.Context().Err() != nil {
 		status, line = statusClientGone, "the client has gone"
 	}
+	h.logFailure(a, status, line, err)
+	if status >= http.StatusInternalServerError && h.answersAbsent(a, err) {
+		a.w.Header().Set("Cache-Status", h.statuses.unavailable)
+		status, line = http.StatusNotFound, "not known to be in this cache, whose storage can't be reached"
+		h.metrics.lookup(a.kind, a.r.Method, resultUnavailable)
+	}
+	h.setFailureHeaders(a, status, err)
+	h.countFailure(a, status, err)
+	a.text(status, line)
+}
+
+func (h *Handler) setFailureHeaders(a *answer, status int, err error) {
 	header := a.w.Header()
 	switch {
 	case status == http.StatusUnauthorized:
@@ -127,26 +142,69 @@ func (h *Handler) fail(a *answer, err error) {
 	}
 	var absent *cache.AbsentError
 	if errors.As(err, &absent) {
-		h.metrics.lookup(a.kind, absent.Result)
-		header.Set("Cache-Status", absentStatus(absent.Result))
+		header.Set("Cache-Status", h.statuses.absent[absent.Result])
 	}
-	h.logFailure(a, status, err)
-	a.text(status, line)
+}
+
+// answersAbsent reports whether a narinfo is answered as absent since the origin
+// can't be asked for it: so the operator wants it, where a build should go on
+// without the cache. One that is busy is not: it answers again in seconds, and
+// clients remember an absence for an hour.
+func (h *Handler) answersAbsent(a *answer, err error) bool {
+	if !h.set.outageAbsent || !a.reads() || a.path.Kind() != nix.KindNARInfo {
+		return false
+	}
+	return errors.As(err, new(*origin.UnavailableError)) || errors.As(err, new(*origin.RefusedError)) ||
+		errors.Is(err, context.DeadlineExceeded)
+}
+
+// resultUnavailable and resultRefused are results of look-ups that were not
+// made.
+const (
+	resultUnavailable = "unavailable"
+	resultRefused     = "refused"
+)
+
+// countFailure has the duration of a failed read of a file counted.
+func (h *Handler) countFailure(a *answer, status int, err error) {
+	result := resultRefused
+	var absent *cache.AbsentError
+	switch {
+	case !a.reads() || status == statusClientGone:
+		return
+	case errors.As(err, &absent):
+		result = h.metrics.absent(a.kind, a.r.Method, absent.Result)
+	case status != http.StatusUnauthorized && status != http.StatusForbidden:
+		result = resultUnavailable
+	}
+	a.seconds = func() prometheus.Observer { return h.metrics.seconds(a.kind, result) }
 }
 
 // logFailure has the log say which client was refused, so that whoever tries
 // tokens can be found.
-func (h *Handler) logFailure(a *answer, status int, err error) {
-	log := h.log.With("method", a.r.Method, "path", a.r.URL.Path, "status", status)
+func (h *Handler) logFailure(a *answer, status int, line string, err error) {
+	refusal := status == http.StatusUnauthorized || status == http.StatusForbidden ||
+		errors.Is(err, errUploadsDisabled) || errors.Is(err, auth.ErrThrottled)
 	switch {
-	case status >= http.StatusInternalServerError && !errors.Is(err, errUploadsDisabled) && !errors.Is(err, auth.ErrThrottled):
-		log.Error("request failed", "error", err)
-	case a.r.Method == http.MethodPut || a.r.Method == http.MethodDelete:
-		if client := clientAddr(a.r); client.IsValid() {
-			log = log.With("client", client.String())
-		}
-		log.Warn("refused", "error", err)
+	case status >= http.StatusInternalServerError && !refusal:
+		h.failures.note(line, failure{a.r.Method, a.r.URL.Path, status, err})
+	case refusal, !a.reads():
+		h.logRefused(a, status, err)
 	}
+}
+
+// logRefused has one line for each write that was refused, and for reads, of which
+// a client may make any number, one for each client and minute.
+func (h *Handler) logRefused(a *answer, status int, err error) {
+	client := clientAddr(a.r)
+	if a.reads() && !h.refused.first(auth.Network(client)) {
+		return
+	}
+	log := h.log.With("method", a.r.Method, "path", a.r.URL.Path, "status", status)
+	if client.IsValid() {
+		log = log.With("client", client.String())
+	}
+	log.Warn("refused", "error", err)
 }
 
 // realm keeps a name from ending the quotes it stands in.

@@ -170,7 +170,10 @@ func fuzzHandler(tb testing.TB, m *origintest.Memory) *Handler {
 		TrustedPublicKeys: []Value{Value(fuzzKey.PublicKey().String()), Value(fuzzKey2.PublicKey().String())},
 		origin:            m,
 		metrics:           newHandlerMetrics("fuzz", new(cache.Counters)),
+		statuses:          newCacheStatuses(defaultName),
 		log:               log,
+		failures:          &failureLog{log: log},
+		refused:           new(refusedClients),
 	}
 	var err error
 	if h.set, err = h.resolve(caddy.NewReplacer()); err != nil {

@@ -31,9 +31,10 @@ func (h *Handler) get(a *answer) {
 		return
 	}
 	defer o.Close()
-	served := h.metrics.found(a.path.Kind(), o.Result)
-	h.setFileHeaders(a.w.Header(), a.path.Kind(), o.Info, cacheStatus(o.Result))
-	served.Add(float64(a.send(o)))
+	counters := h.metrics.found(a.path.Kind(), a.r.Method, o.Result)
+	a.seconds = counters.seconds
+	h.setFileHeaders(a.w.Header(), a.path.Kind(), o.Info, h.statuses.found[o.Result])
+	counters.bytes.Add(float64(a.send(o)))
 }
 
 // getHead answers what needs no body, and so must not begin a fill: HEAD, and a
@@ -48,10 +49,10 @@ func (h *Handler) getHead(a *answer) (done bool) {
 	if a.r.Method != http.MethodHead && !unchanged {
 		return false
 	}
-	h.metrics.found(a.path.Kind(), result)
-	status := cacheStatus(result)
+	a.seconds = h.metrics.found(a.path.Kind(), a.r.Method, result).seconds
+	status := h.statuses.found[result]
 	if result == cache.Miss {
-		status = "nix-cache; fwd=miss; fwd-status=200"
+		status = h.statuses.described
 	}
 	h.setFileHeaders(a.w.Header(), a.path.Kind(), info, status)
 	if unchanged {

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"fmt"
 	"net/http"
+	"regexp"
 	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
@@ -61,32 +62,71 @@ func narinfoControl(scope string, maxAge time.Duration) string {
 	return fmt.Sprintf("%s, max-age=%d, immutable", scope, int64(maxAge/time.Second))
 }
 
-// cacheStatus is the Cache-Status (RFC 9211) of a file that was found.
-func cacheStatus(result cache.Result) string {
+// cacheStatuses are the values of Cache-Status (RFC 9211) of one cache. They are
+// made beforehand, as each answer has one.
+type cacheStatuses struct {
+	found       []string // of files, by cache.Result
+	absent      []string // of files that are not there, by cache.Result
+	described   string   // of a file that the origin described without sending it
+	unavailable string   // of an absence that stands for an origin that can't be asked
+}
+
+func newCacheStatuses(name string) cacheStatuses {
+	cacheName := statusName(name)
+	s := cacheStatuses{
+		described:   cacheName + "; fwd=miss; fwd-status=200",
+		unavailable: cacheName + "; fwd=miss; detail=unavailable",
+	}
+	for result := range cache.Results() {
+		s.found = append(s.found, cacheName+foundStatus(result))
+		s.absent = append(s.absent, cacheName+absentStatus(result))
+	}
+	return s
+}
+
+func foundStatus(result cache.Result) string {
 	switch result {
-	case cache.Memory:
-		return "nix-cache; hit; detail=memory"
-	case cache.Disk:
-		return "nix-cache; hit; detail=disk"
+	case cache.Memory, cache.Disk:
+		return "; hit; detail=" + result.String()
 	case cache.Collapsed:
-		return "nix-cache; fwd=miss; collapsed"
+		return "; fwd=miss; collapsed"
 	case cache.Bypass:
-		return "nix-cache; fwd=bypass"
+		return "; fwd=bypass"
 	default:
-		return "nix-cache; fwd=miss; fwd-status=200; stored"
+		return "; fwd=miss; fwd-status=200; stored"
 	}
 }
 
-// absentStatus is the Cache-Status of a file that is not there.
 func absentStatus(result cache.Result) string {
 	switch result {
 	case cache.Negative, cache.Stale:
-		return "nix-cache; hit; detail=" + result.String()
+		return "; hit; detail=" + result.String()
 	case cache.Collapsed:
-		return "nix-cache; fwd=miss; collapsed"
+		return "; fwd=miss; collapsed"
 	case cache.Bypass:
-		return "nix-cache; fwd=bypass; fwd-status=404"
+		return "; fwd=bypass; fwd-status=404"
 	default:
-		return "nix-cache; fwd=miss; fwd-status=404"
+		return "; fwd=miss; fwd-status=404"
 	}
 }
+
+// statusName is a cache's name as a token, or else as a string in quotes, of the
+// forms that RFC 8941 (sections 3.3.3 and 3.3.4) has for them.
+func statusName(name string) string {
+	if tokenName.MatchString(name) {
+		return name
+	}
+	safe := []byte{'"'}
+	for _, r := range name {
+		switch {
+		case r < ' ' || r > '~':
+			r = '_'
+		case r == '"' || r == '\\':
+			safe = append(safe, '\\')
+		}
+		safe = append(safe, byte(r))
+	}
+	return string(append(safe, '"'))
+}
+
+var tokenName = regexp.MustCompile("^[A-Za-z*][-A-Za-z0-9!#$%&'*+.^_`|~:/]*$")

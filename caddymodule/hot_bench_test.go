@@ -28,6 +28,9 @@ func hotHandler(tb testing.TB) *Handler {
 	h := &Handler{
 		narinfoControl: narinfoControl("public", time.Hour),
 		metrics:        newHandlerMetrics("bench", new(cache.Counters)),
+		statuses:       newCacheStatuses(defaultName),
+		failures:       &failureLog{log: slog.New(slog.DiscardHandler)},
+		refused:        new(refusedClients),
 	}
 	h.files = c.Namespace("bench", dir.New(root), cache.Policy{}, h.metrics.fills, slog.New(slog.DiscardHandler))
 	for {

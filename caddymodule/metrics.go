@@ -2,16 +2,15 @@ package caddymodule
 
 import (
 	"errors"
-	"slices"
+	"net/http"
 	"strconv"
-	"strings"
 	"sync"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
-	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
 )
@@ -23,10 +22,18 @@ var metrics = newMetrics()
 const metricsPrefix = "caddy_nix_cache_"
 
 type processMetrics struct {
-	requests, lookups, served, uploads, authFailures *prometheus.CounterVec
+	requests, lookups, served, authFailures *prometheus.CounterVec
+	requestSeconds                          *prometheus.HistogramVec
+
+	uploads, uploadBytes *prometheus.CounterVec
+	uploadSeconds        *prometheus.HistogramVec
+
+	fillBytes   *prometheus.CounterVec
+	fillSeconds *prometheus.HistogramVec
 
 	originRequests, originBytes *prometheus.CounterVec
 	originSeconds               *prometheus.HistogramVec
+	originUp                    *prometheus.GaugeVec
 
 	mu struct {
 		sync.Mutex
@@ -35,30 +42,51 @@ type processMetrics struct {
 }
 
 func newMetrics() *processMetrics {
-	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsPrefix + name, Help: help}, append([]string{"cache"}, labels...))
-	}
 	m := &processMetrics{
 		requests:       counter("requests_total", "Requests answered.", "kind", "method", "status"),
-		lookups:        counter("lookups_total", "Look-ups of files by how they were answered.", "kind", "result"),
+		requestSeconds: histogram("request_duration_seconds", "Duration of reads of files, the body included, by how they were answered.", hotBuckets, "kind", "result"),
+		lookups:        counter("lookups_total", "Look-ups of files by how they were answered.", "kind", "method", "result"),
 		served:         counter("served_bytes_total", "Bytes of files sent to clients by where they came from.", "kind", "source"),
-		uploads:        counter("uploads_total", "Uploads by how they ended.", "kind", "outcome", "reason"),
 		authFailures:   counter("auth_failures_total", "Requests refused for their credential.", "reason"),
+		uploads:        counter("uploads_total", "Uploads by how they ended.", "kind", "outcome", "reason"),
+		uploadBytes:    counter("upload_bytes_total", "Bytes received of uploads by how they ended.", "kind", "outcome"),
+		uploadSeconds:  histogram("upload_duration_seconds", "Duration of uploads by how they ended.", slowBuckets, "kind", "outcome"),
+		fillBytes:      counter("fill_bytes_total", "Bytes that fills brought from the origin by how they ended.", "outcome"),
+		fillSeconds:    histogram("fill_duration_seconds", "Duration of fills of large files by how they ended.", slowBuckets, "outcome"),
 		originRequests: counter("origin_requests_total", "Requests to the origin. Class is what the origin bills.", "operation", "class", "outcome"),
 		originBytes:    counter("origin_bytes_total", "Bytes of files received from and sent to the origin.", "operation", "class", "outcome"),
-		originSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: metricsPrefix + "origin_request_seconds", Help: "Duration of requests to the origin, the body included.",
-			Buckets: prometheus.ExponentialBuckets(0.005, 2.5, 10),
-		}, []string{"cache", "operation", "class", "outcome"}),
+		originSeconds: histogram("origin_request_seconds", "Duration of requests to the origin, the body included.",
+			prometheus.ExponentialBuckets(0.005, 2.5, 10), "operation", "class", "outcome"),
+		originUp: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: metricsPrefix + "origin_up", Help: "1 if the origin answered when it was asked last, 0 if it did not or refused to.",
+		}, []string{"cache"}),
 	}
 	m.mu.fills = make(map[string]*cache.Counters)
 	return m
 }
 
+var (
+	hotBuckets  = prometheus.ExponentialBuckets(0.0005, 4, 9) // to 33 s
+	slowBuckets = prometheus.ExponentialBuckets(0.01, 4, 9)   // to 11 min
+)
+
+func counter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: metricsPrefix + name, Help: help}, withCache(labels))
+}
+
+func histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	return prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: metricsPrefix + name, Help: help, Buckets: buckets}, withCache(labels))
+}
+
+// withCache adds the label that all our metrics have.
+func withCache(labels []string) []string { return append([]string{"cache"}, labels...) }
+
 func (m *processMetrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
-		m.requests, m.lookups, m.served, m.uploads, m.authFailures,
-		m.originRequests, m.originBytes, m.originSeconds, fillCollector{m}, tierCollector{},
+		m.requests, m.requestSeconds, m.lookups, m.served, m.authFailures,
+		m.uploads, m.uploadBytes, m.uploadSeconds, m.fillBytes, m.fillSeconds,
+		m.originRequests, m.originBytes, m.originSeconds, m.originUp,
+		fillCollector{m}, tierCollector{}, buildInfo,
 	}
 }
 
@@ -73,17 +101,25 @@ type handlerMetrics struct {
 type fileLookup struct {
 	kind   nix.Kind
 	result cache.Result
+	head   bool
 }
 
-type fileCounters struct{ lookups, bytes prometheus.Counter }
+type fileCounters struct {
+	lookups, bytes prometheus.Counter
+	seconds        func() prometheus.Observer // made at its first use: most are never needed
+}
 
 func newHandlerMetrics(name string, fills *cache.Counters) *handlerMetrics {
 	m := &handlerMetrics{name: name, fills: fills, files: map[fileLookup]fileCounters{}}
 	for kind := range nix.Kinds() {
 		for result, source := range sources {
-			m.files[fileLookup{kind, result}] = fileCounters{
-				lookups: metrics.lookups.WithLabelValues(name, kind.String(), result.String()),
-				bytes:   metrics.served.WithLabelValues(name, kind.String(), source),
+			seconds := sync.OnceValue(func() prometheus.Observer { return m.seconds(kind.String(), result.String()) })
+			for method, head := range map[string]bool{http.MethodGet: false, http.MethodHead: true} {
+				m.files[fileLookup{kind, result, head}] = fileCounters{
+					lookups: metrics.lookups.WithLabelValues(name, kind.String(), method, result.String()),
+					bytes:   metrics.served.WithLabelValues(name, kind.String(), source),
+					seconds: seconds,
+				}
 			}
 		}
 	}
@@ -119,35 +155,82 @@ func metricsFor(ctx caddy.Context, name string) (*handlerMetrics, error) {
 	defer metrics.mu.Unlock()
 	fills := metrics.mu.fills[name]
 	if fills == nil {
-		fills = new(cache.Counters)
+		fills = &cache.Counters{Observe: observeFills(name)}
 		metrics.mu.fills[name] = fills
 	}
 	return newHandlerMetrics(name, fills), nil
+}
+
+func observeFills(name string) func(cache.Fill) {
+	return func(fill cache.Fill) {
+		metrics.fillBytes.WithLabelValues(name, fill.Outcome).Add(float64(fill.Bytes))
+		metrics.fillSeconds.WithLabelValues(name, fill.Outcome).Observe(fill.Duration.Seconds())
+	}
 }
 
 func (m *handlerMetrics) request(kind, method string, status int) {
 	metrics.requests.WithLabelValues(m.name, kind, method, strconv.Itoa(status)).Inc()
 }
 
+// seconds returns the histogram of the duration of answers.
+func (m *handlerMetrics) seconds(kind, result string) prometheus.Observer {
+	return metrics.requestSeconds.WithLabelValues(m.name, kind, result)
+}
+
+// resultAbsent is the result of a look-up of a file that the origin says it
+// lacks.
+const resultAbsent = "absent"
+
+// absent counts a look-up that found nothing, and returns the label of its result.
+func (m *handlerMetrics) absent(kind, method string, result cache.Result) string {
+	label := resultAbsent
+	if result == cache.Negative || result == cache.Stale { // the origin was not asked
+		label = result.String()
+	}
+	m.lookup(kind, method, label)
+	return label
+}
+
 // lookup counts a look-up that found nothing.
-func (m *handlerMetrics) lookup(kind string, result cache.Result) {
-	metrics.lookups.WithLabelValues(m.name, kind, result.String()).Inc()
+func (m *handlerMetrics) lookup(kind, method, result string) {
+	metrics.lookups.WithLabelValues(m.name, kind, method, result).Inc()
 }
 
-// found counts a look-up that found a file, and returns the counter of the
-// bytes that are sent of it.
-func (m *handlerMetrics) found(kind nix.Kind, result cache.Result) prometheus.Counter {
-	counters := m.files[fileLookup{kind, result}]
+// found counts a look-up that found a file, and returns the counters of what is
+// sent of it.
+func (m *handlerMetrics) found(kind nix.Kind, method string, result cache.Result) fileCounters {
+	counters := m.files[fileLookup{kind, result, method == http.MethodHead}]
 	counters.lookups.Inc()
-	return counters.bytes
+	return counters
 }
 
-func (m *handlerMetrics) upload(kind, outcome, reason string) {
-	metrics.uploads.WithLabelValues(m.name, kind, outcome, reason).Inc()
+// receivedUpload is an upload that has ended.
+type receivedUpload struct {
+	kind, outcome, reason string
+	bytes                 int64 // that were received
+	duration              time.Duration
+}
+
+func (m *handlerMetrics) upload(u receivedUpload) {
+	metrics.uploads.WithLabelValues(m.name, u.kind, u.outcome, u.reason).Inc()
+	metrics.uploadBytes.WithLabelValues(m.name, u.kind, u.outcome).Add(float64(u.bytes))
+	metrics.uploadSeconds.WithLabelValues(m.name, u.kind, u.outcome).Observe(u.duration.Seconds())
 }
 
 func (m *handlerMetrics) authFailure(reason string) {
 	metrics.authFailures.WithLabelValues(m.name, reason).Inc()
+}
+
+// originUp notes whether the origin answered when it was asked last.
+func (m *handlerMetrics) originUp(up bool) {
+	metrics.originUp.WithLabelValues(m.name).Set(gaugeOf(up))
+}
+
+func gaugeOf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 func (m *handlerMetrics) observeOrigin(op r2.Operation) {
@@ -155,110 +238,10 @@ func (m *handlerMetrics) observeOrigin(op r2.Operation) {
 	metrics.originRequests.WithLabelValues(labels...).Inc()
 	metrics.originBytes.WithLabelValues(labels...).Add(float64(op.Bytes))
 	metrics.originSeconds.WithLabelValues(labels...).Observe(op.Duration.Seconds())
-}
-
-func describe(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc(metricsPrefix+name, help, append([]string{"cache"}, labels...), nil)
-}
-
-var (
-	fillsInFlightDesc = describe("fills_in_flight", "Fills under way.")
-	fillsDesc         = describe("fills_total", "Fills of large files by how they ended.", "outcome")
-	tierBytesDesc     = describe("tier_bytes", "Bytes that a tier takes up.", "tier")
-	tierEntriesDesc   = describe("tier_entries", "Files in a tier.", "tier")
-	tierLimitDesc     = describe("tier_limit_bytes", "The most bytes that a tier may take up.", "tier")
-	evictionsDesc     = describe("evictions_total", "Files evicted from a tier.", "tier")
-)
-
-// fillCollector reads the counters of the fills.
-type fillCollector struct{ m *processMetrics }
-
-func (fillCollector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- fillsInFlightDesc
-	ch <- fillsDesc
-}
-
-func (c fillCollector) Collect(ch chan<- prometheus.Metric) {
-	c.m.mu.Lock()
-	defer c.m.mu.Unlock()
-	for name, fills := range c.m.mu.fills {
-		ch <- prometheus.MustNewConstMetric(fillsInFlightDesc, prometheus.GaugeValue, float64(fills.InFlight.Load()), name)
-		for outcome, n := range fills.Outcomes() {
-			ch <- prometheus.MustNewConstMetric(fillsDesc, prometheus.CounterValue, float64(n), name, outcome)
-		}
+	switch op.Outcome { // the others say nothing of it; absent may be its bucket
+	case "ok":
+		m.originUp(true)
+	case "refused", "failed", "timeout":
+		m.originUp(false)
 	}
-}
-
-// tierCollector reads the state of the caches in the pool. A cache that several
-// handlers share is labelled with all their names; those with the same labels
-// are added up.
-type tierCollector struct{}
-
-func (tierCollector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- tierBytesDesc
-	ch <- tierEntriesDesc
-	ch <- tierLimitDesc
-	ch <- evictionsDesc
-}
-
-func (tierCollector) Collect(ch chan<- prometheus.Metric) {
-	sums := map[tierLabels]disk.Counters{}
-	caches.Range(func(_, v any) bool {
-		p := v.(*pooledCache)
-		names, tiers := p.names.String(), p.cache.Tiers()
-		addTier(sums, tierLabels{names, "memory"}, tiers.Memory)
-		if tiers.DiskOpen {
-			addTier(sums, tierLabels{names, "disk"}, tiers.Disk)
-		}
-		return true
-	})
-	for labels, sum := range sums {
-		collectTier(ch, labels, sum)
-	}
-}
-
-// tierLabels are the labels of a tier. Caches of the same name, as those that
-// nobody named, have them in common, and a registry that is given a series
-// twice answers with nothing but an error.
-type tierLabels struct{ names, tier string }
-
-func addTier(sums map[tierLabels]disk.Counters, labels tierLabels, c disk.Counters) {
-	sum := sums[labels]
-	sum.Bytes += c.Bytes
-	sum.Entries += c.Entries
-	sum.Limit += c.Limit
-	sum.Evictions += c.Evictions
-	sums[labels] = sum
-}
-
-func collectTier(ch chan<- prometheus.Metric, labels tierLabels, c disk.Counters) {
-	gauge := func(desc *prometheus.Desc, n int64) {
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), labels.names, labels.tier)
-	}
-	gauge(tierBytesDesc, c.Bytes)
-	gauge(tierEntriesDesc, c.Entries)
-	gauge(tierLimitDesc, c.Limit)
-	ch <- prometheus.MustNewConstMetric(evictionsDesc, prometheus.CounterValue, float64(c.Evictions), labels.names, labels.tier)
-}
-
-// nameSet is the names of a cache's users.
-type nameSet struct {
-	mu struct {
-		sync.Mutex
-		names []string
-	}
-}
-
-func (s *nameSet) add(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if i, found := slices.BinarySearch(s.mu.names, name); !found {
-		s.mu.names = slices.Insert(s.mu.names, i, name)
-	}
-}
-
-func (s *nameSet) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return strings.Join(s.mu.names, ",")
 }

@@ -91,6 +91,11 @@ type Handler struct {
 	// answers with 409 where one is missing. Default: off.
 	RequireReferences Value `json:"require_references,omitempty"`
 
+	// What is answered for a narinfo that can't be looked up, since the origin
+	// does not answer: error, or absent, which lets a build go on without the
+	// cache. Clients remember an absence for an hour. Default: error.
+	OutageAnswers Value `json:"outage_answers,omitempty"`
+
 	// Refuse narinfos from the origin, too, that no trusted key signed or that
 	// are malformed: with 502, since somebody wrote past this cache.
 	// Default: what the origin has is served.
@@ -120,9 +125,12 @@ type Handler struct {
 	metrics  *handlerMetrics
 	log      *slog.Logger
 
-	narinfoControl string          // Cache-Control
+	narinfoControl string // Cache-Control
+	statuses       cacheStatuses
 	serving        context.Context // ends when the server begins to shut down
 	throttle       *auth.Throttle
+	failures       *failureLog
+	refused        *refusedClients
 }
 
 // CaddyModule returns the Caddy module information.
@@ -149,11 +157,13 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		return err
 	}
 	h.narinfoControl = narinfoControl(h.scope(), h.set.narinfoMaxAge)
+	h.statuses = newCacheStatuses(h.set.name)
 	h.serving, h.throttle = untilShutdown(ctx), throttle
 	if h.metrics, err = metricsFor(ctx, h.set.name); err != nil {
 		return err
 	}
 	h.log = h.log.With("cache", h.set.name)
+	h.failures, h.refused = &failureLog{log: h.log}, new(refusedClients)
 	h.set.origin.r2.SpoolDir = h.set.spoolDir()
 	if h.origin, err = h.set.origin.open(h.log, h.metrics.observeOrigin); err != nil {
 		return err
@@ -210,6 +220,9 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 
 // Cleanup gives up what Provision took. Requests under way go on.
 func (h *Handler) Cleanup() error {
+	if h.failures != nil {
+		h.failures.end()
+	}
 	err := h.giveBackIssuers()
 	if h.pooled == nil {
 		return err

@@ -36,8 +36,9 @@ func (h *Handler) write(a *answer, t target) {
 func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 	incoming := h.files.Incoming(p, a.r.ContentLength)
 	defer incoming.Drop()
+	received := &countingReader{Reader: a.r.Body}
 	outcome, err := h.receiver.Receive(a.r.Context(), p, upload.Body{
-		Reader:   incoming.Tee(a.r.Body),
+		Reader:   incoming.Tee(received),
 		Size:     a.r.ContentLength,
 		Encoding: strings.ToLower(a.r.Header.Get("Content-Encoding")),
 	})
@@ -46,15 +47,15 @@ func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 		if !isRejected(err) {
 			h.uploaded(p) // the origin may have taken what it did not confirm
 		}
-		h.countFailed(a.kind, err)
+		h.countUpload(a, received.n, failedOutcome(err))
 		h.fail(a, err)
 		a.drain()
 		return
 	}
 	incoming.Publish()
 	h.uploaded(p)
-	h.countAccepted(a.kind, outcome)
-	log.Info("uploaded", "outcome", string(outcome), "bytes", a.r.ContentLength)
+	h.countUpload(a, received.n, acceptedOutcome(outcome))
+	log.Info("uploaded", "outcome", string(outcome), "bytes", received.n, "duration", time.Since(a.begun), "client", clientAddr(a.r).String())
 	status := http.StatusOK
 	if outcome == upload.Stored {
 		status = http.StatusCreated
@@ -101,22 +102,39 @@ func deletion(query string) (upload.Deletion, error) {
 	}
 }
 
-// countAccepted counts what was kept as unchanged: nothing is stored of it.
-func (h *Handler) countAccepted(kind string, outcome upload.Outcome) {
+// uploadOutcome is how an upload ended, as labels in metrics.
+type uploadOutcome struct{ outcome, reason string }
+
+// acceptedOutcome counts what was kept as unchanged: nothing is stored of it.
+func acceptedOutcome(outcome upload.Outcome) uploadOutcome {
 	if outcome == upload.Kept {
-		h.metrics.upload(kind, string(upload.Unchanged), string(upload.Divergent))
-		return
+		return uploadOutcome{string(upload.Unchanged), string(upload.Divergent)}
 	}
-	h.metrics.upload(kind, string(outcome), "")
+	return uploadOutcome{string(outcome), ""}
 }
 
-func (h *Handler) countFailed(kind string, err error) {
+func failedOutcome(err error) uploadOutcome {
 	var rejected *upload.RejectedError
 	if errors.As(err, &rejected) {
-		h.metrics.upload(kind, "rejected", string(rejected.Reason))
-		return
+		return uploadOutcome{"rejected", string(rejected.Reason)}
 	}
-	h.metrics.upload(kind, "failed", "origin")
+	return uploadOutcome{"failed", "origin"}
+}
+
+func (h *Handler) countUpload(a *answer, bytes int64, o uploadOutcome) {
+	h.metrics.upload(receivedUpload{a.kind, o.outcome, o.reason, bytes, time.Since(a.begun)})
+}
+
+// countingReader counts what is read.
+type countingReader struct {
+	io.Reader
+	n int64
+}
+
+func (r *countingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.n += int64(n)
+	return n, err
 }
 
 const (

@@ -19,10 +19,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if t.serve == nil && h.PassThru {
 		return next.ServeHTTP(w, r)
 	}
-	a := &answer{w: w, r: r, kind: t.kind, path: t.path}
-	defer func() { h.metrics.request(a.kind, methodLabel(r.Method), a.status) }() // also of one that is aborted
+	a := &answer{w: w, r: r, kind: t.kind, path: t.path, begun: time.Now()}
+	defer h.count(a) // also one that is aborted
 	h.serve(a, t)
 	return nil
+}
+
+func (h *Handler) count(a *answer) {
+	h.metrics.request(a.kind, methodLabel(a.r.Method), a.status)
+	if a.seconds != nil {
+		a.seconds().Observe(time.Since(a.begun).Seconds())
+	}
 }
 
 // target is what a path stands for.

@@ -101,7 +101,7 @@ func TestReloadKeepsTheCache(t *testing.T) {
 	c.getUntil(t, narinfoPath(p), memoryHit)
 	c.getUntil(t, narPath(p), diskHit)
 	c.get(t, narinfoPath(missing)).wantStatus(t, http.StatusNotFound)
-	hits := c.metric(t, "lookups_total", `cache="nix-cache",kind="nar",result="disk"`)
+	hits := c.metric(t, "lookups_total", `cache="nix-cache",kind="nar",method="GET",result="disk"`)
 	if hits == 0 {
 		t.Error("the hits on disk are not counted")
 	}
@@ -117,7 +117,7 @@ func TestReloadKeepsTheCache(t *testing.T) {
 	if requests := o.bucket.take(); len(requests) > 0 {
 		t.Errorf("requests to the bucket after the reload: %v", requests)
 	}
-	c.wantMetric(t, "lookups_total", `cache="nix-cache",kind="nar",result="disk"`, hits+1)
+	c.wantMetric(t, "lookups_total", `cache="nix-cache",kind="nar",method="GET",result="disk"`, hits+1)
 	c.wantMetric(t, "tier_limit_bytes", `cache="nix-cache",tier="disk"`, 2<<30)
 }
 
@@ -188,7 +188,7 @@ func TestMetrics(t *testing.T) {
 	cold := signedPackage("metrics-cold", 100_000)
 	o.lay(t, cold)
 	c.getUntil(t, narPath(cold), diskHit)
-	joined := c.metric(t, "lookups_total", `cache="nix-cache",kind="nar",result="collapsed"`)
+	joined := c.metric(t, "lookups_total", `cache="nix-cache",kind="nar",method="GET",result="collapsed"`)
 	for _, want := range []struct {
 		name, labels string
 		value        float64
@@ -198,7 +198,7 @@ func TestMetrics(t *testing.T) {
 		{"uploads_total", `cache="nix-cache",kind="nar",outcome="rejected",reason="mismatch"`, 1},
 		{"auth_failures_total", `cache="nix-cache",reason="unknown"`, 1},
 		{"requests_total", `cache="nix-cache",kind="nar",method="PUT",status="201"`, 1},
-		{"lookups_total", `cache="nix-cache",kind="nar",result="miss"`, 1},
+		{"lookups_total", `cache="nix-cache",kind="nar",method="GET",result="miss"`, 1},
 		{"fills_total", `cache="nix-cache",outcome="stored"`, 1},
 		{"fills_in_flight", `cache="nix-cache"`, 0},
 		{"served_bytes_total", `cache="nix-cache",kind="nar",source="fill"`, float64(len(cold.File)) * (1 + joined)},

@@ -204,7 +204,7 @@ func TestUnsignedFilesInMetrics(t *testing.T) {
 		c.wantMetric(t, "requests_total", `cache="nix-cache",kind="`+kind+`",method="PUT",status="201"`, n)
 		c.wantMetric(t, "requests_total", `cache="nix-cache",kind="`+kind+`",method="GET",status="200"`, n)
 		c.wantMetric(t, "uploads_total", `cache="nix-cache",kind="`+kind+`",outcome="stored",reason=""`, n)
-		c.wantMetric(t, "lookups_total", `cache="nix-cache",kind="`+kind+`",result="bypass"`, n)
+		c.wantMetric(t, "lookups_total", `cache="nix-cache",kind="`+kind+`",method="GET",result="bypass"`, n)
 	}
 	if c.metric(t, "served_bytes_total", `cache="nix-cache",kind="log",source="origin"`) == 0 {
 		t.Error("the bytes of logs are not counted")

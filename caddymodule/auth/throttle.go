@@ -53,7 +53,7 @@ type suspect struct {
 // the latest when the context is done. If too many wait already, of that address
 // or in all, it returns ErrThrottled at once.
 func (t *Throttle) Failed(ctx context.Context, from netip.Addr) error {
-	s, delay, err := t.count(network(from))
+	s, delay, err := t.count(Network(from))
 	if delay == 0 || err != nil {
 		return err
 	}
@@ -67,8 +67,8 @@ func (t *Throttle) Failed(ctx context.Context, from netip.Addr) error {
 	return nil
 }
 
-// network is what is taken for one client.
-func network(a netip.Addr) netip.Prefix {
+// Network is what is taken for one client: an address of IPv4, or a /64 of IPv6.
+func Network(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := 64
 	if a.Is4() {

@@ -215,7 +215,7 @@ func (c *Cache) Close() error {
 
 // Tiers reports the state of the tiers.
 func (c *Cache) Tiers() Tiers {
-	t := Tiers{Memory: c.memory.counters()}
+	t := Tiers{Memory: c.memory.counters(), DiskWanted: c.dir != ""}
 	if tier := c.disk.Load(); tier != nil {
 		t.Disk = tier.Counters()
 		t.DiskOpen = true
@@ -225,7 +225,8 @@ func (c *Cache) Tiers() Tiers {
 
 // Tiers is the state of a cache's tiers.
 type Tiers struct {
-	Memory   disk.Counters
-	Disk     disk.Counters
-	DiskOpen bool
+	Memory     disk.Counters
+	Disk       disk.Counters
+	DiskWanted bool // the cache is to have a disk tier
+	DiskOpen   bool // and it has been opened
 }

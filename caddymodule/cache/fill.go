@@ -99,6 +99,16 @@ func partSize(rest, most, ways int64) int64 {
 	return min(max(even, minPart), most)
 }
 
+// received returns how many bytes have been written.
+func (f *fill) received() (n int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, written := range f.mu.written {
+		n += written
+	}
+	return n
+}
+
 func (f *fill) parts() int {
 	rest := max(f.info.Size-f.first, 0)
 	return 1 + int((rest+f.part-1)/f.part)

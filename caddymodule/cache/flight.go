@@ -221,7 +221,7 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 	n.found(p)
 	if err := checkEmpty(p, info.Size); err != nil {
 		body.Close()
-		n.count(p, err)
+		n.count(p, err, Fill{})
 		n.refuse(f, p, key, err)
 		return
 	}
@@ -240,6 +240,7 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 
 	n.counters.InFlight.Add(1)
 	defer n.counters.InFlight.Add(-1)
+	begun := time.Now()
 	err = f.fill.run(ctx, body)
 	if err == nil {
 		err = file.Commit("", n.cache.admit(f))
@@ -247,7 +248,7 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 	if err != nil && ctx.Err() != nil {
 		n.log.Info("fill given up, since nobody reads it", "path", p.String())
 	} else {
-		n.count(p, err)
+		n.count(p, err, Fill{Bytes: f.fill.received(), Duration: time.Since(begun)})
 	}
 	f.fill.end(err)
 }
@@ -277,18 +278,25 @@ func (n *Namespace) orStale(p nix.CachePath, key string, err error) error {
 }
 
 // count notes how a fill ended.
-func (n *Namespace) count(p nix.CachePath, err error) {
+func (n *Namespace) count(p nix.CachePath, err error, fill Fill) {
 	var damaged *DamagedError
 	switch {
 	case err == nil:
 		n.counters.stored.Add(1)
-		return
+		fill.Outcome = "stored"
 	case errors.As(err, &damaged):
 		n.counters.mismatched.Add(1)
+		fill.Outcome = "mismatch"
 	default:
 		n.counters.failed.Add(1)
+		fill.Outcome = "failed"
 	}
-	n.log.Error("fill failed: nothing stored", "path", p.String(), "error", err)
+	if n.counters.Observe != nil {
+		n.counters.Observe(fill)
+	}
+	if err != nil {
+		n.log.Error("fill failed: nothing stored", "path", p.String(), "error", err)
+	}
 }
 
 // admit tells the disk tier whether what the flight brought is still wanted.

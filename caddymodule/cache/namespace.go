@@ -47,10 +47,20 @@ type Policy struct {
 type Counters struct {
 	InFlight atomic.Int64
 
+	// Observe, if set, is told of each fill that has run to its end.
+	Observe func(Fill)
+
 	stored     atomic.Uint64
 	failed     atomic.Uint64 // broken by the origin or the disk
 	mismatched atomic.Uint64 // the bytes were not what the name says
 	bypassed   atomic.Uint64 // passed through, since it could not be stored
+}
+
+// Fill is a fill that has ended.
+type Fill struct {
+	Outcome  string // "stored", "failed" or "mismatch"
+	Bytes    int64  // that came from the origin and were written
+	Duration time.Duration
 }
 
 // Outcomes returns how many fills have ended, by how.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 )
 
@@ -21,8 +22,19 @@ const (
 	Stale                   // by the memory of its absence, since the origin can't be reached
 )
 
-func (r Result) String() string {
-	return [...]string{"miss", "memory", "disk", "negative", "collapsed", "bypass", "stale"}[r]
+var resultNames = [...]string{"miss", "memory", "disk", "negative", "collapsed", "bypass", "stale"}
+
+func (r Result) String() string { return resultNames[r] }
+
+// Results yields every Result.
+func Results() iter.Seq[Result] {
+	return func(yield func(Result) bool) {
+		for r := range resultNames {
+			if !yield(Result(r)) {
+				return
+			}
+		}
+	}
 }
 
 // Info describes a file as clients see it.
