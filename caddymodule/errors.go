@@ -91,6 +91,8 @@ func statusOf(method string, err error) (status int, line string) {
 		return http.StatusBadGateway, "the cache's storage has a damaged copy of this file; have it deleted and upload it again"
 	case errors.As(err, &busy):
 		return http.StatusServiceUnavailable, "the cache is busy; try again in a few seconds"
+	case errors.Is(err, errStopping):
+		return http.StatusServiceUnavailable, "the cache is being restarted; try again"
 	case errors.Is(err, context.Canceled): // the fill's, when the cache closes: not this client's
 		return unavailableStatus(method, false), "the cache is being restarted; try again"
 	case errors.As(err, &unavailable):
@@ -116,8 +118,11 @@ func unavailableStatus(method string, timeout bool) int {
 
 // fail answers with an error, and logs what its operator should know.
 func (h *Handler) fail(a *answer, err error) {
+	if a.cut() {
+		err = errStopping
+	}
 	status, line := statusOf(a.r.Method, err)
-	if a.r.Context().Err() != nil {
+	if a.r.Context().Err() != nil && !a.cut() {
 		status, line = statusClientGone, "the client has gone"
 	}
 	h.logFailure(a, status, line, err)

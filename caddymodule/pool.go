@@ -32,11 +32,16 @@ func (h *Handler) cacheKey() string {
 	return h.origin.String()
 }
 
-// takeCache returns the cache of that key, made if need be; it opens nothing.
+// takeCache returns the cache of that key, made if need be; it opens nothing. One
+// that is just being closed is taken back.
 func takeCache(key string, s settings) *pooledCache {
 	v, _, _ := caches.LoadOrNew(key, func() (caddy.Destructor, error) {
 		log := slog.New(currentLog{}).With("cache", s.name)
-		return &pooledCache{key: key, cache: cache.New(s.diskPath, s.limits(), log), orphans: newOrphans(log)}, nil
+		c := closing.takeBack(key)
+		if c == nil {
+			c = cache.New(s.diskPath, s.limits(), log)
+		}
+		return &pooledCache{key: key, cache: c, orphans: newOrphans(log)}, nil
 	})
 	p := v.(*pooledCache)
 	p.names.add(s.name)
@@ -48,15 +53,11 @@ func (p *pooledCache) giveBack() error {
 	return err
 }
 
-// Destruct closes the cache. That waits for readers of running fills, which on a
-// reload may belong to requests of the config that is on its way out, so nobody
-// waits here. When the process exits, the requests have had their time.
+// Destruct closes the cache. That waits for its users, which may be requests of
+// the config that is on its way out, so nobody waits here: see closing.go.
 func (p *pooledCache) Destruct() error {
 	p.orphans.stop()
-	if caddy.Exiting() {
-		return p.cache.Close()
-	}
-	go p.cache.Close()
+	closing.close(p.key, p.cache)
 	return nil
 }
 

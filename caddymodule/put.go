@@ -30,6 +30,12 @@ func (h *Handler) write(a *answer, t target) {
 		a.drain()
 		return
 	}
+	end, err := uploads.begin(a)
+	if err != nil {
+		h.fail(a, err)
+		return
+	}
+	defer end()
 	do(a, t.path, h.log.With("token", token.Name, "path", t.path.String()))
 }
 
@@ -148,6 +154,10 @@ const (
 // request, and one on HTTP/1.1 may miss the answer. One that waits for our 100
 // sends nothing after a refusal.
 func (a *answer) drain() {
+	if a.cut() {
+		http.NewResponseController(a.w).Flush() // before the process ends
+		return
+	}
 	most := int64(maxDrainHTTP1)
 	switch {
 	case a.r.ProtoMajor >= 2:

@@ -5,6 +5,8 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -228,4 +230,154 @@ func isFree(tb testing.TB, tier string) bool {
 	}
 	defer f.Close()
 	return unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil
+}
+
+// impatient starts a cache that waits for two seconds when it stops.
+func impatient(tb testing.TB, o *testOrigin) *cache {
+	tb.Helper()
+	options := strings.Replace(globalOptions, "grace_period 10s", "grace_period 2s", 1)
+	c := caddySetup{Caddyfile: options + site("http://localhost", cacheDirective(o))}.start(tb)
+	return &cache{caddy: c, origin: o, base: c.HTTP, http: c.client(tb)}
+}
+
+// endsSoon ends Caddy by SIGTERM, and checks that it is not held up for longer than
+// its grace period and a few seconds.
+func (c *cache) endsSoon(tb testing.TB) {
+	tb.Helper()
+	begun := time.Now()
+	if err := syscall.Kill(c.cmd.Process.Pid, syscall.SIGTERM); err != nil {
+		tb.Fatal(err)
+	}
+	await(tb, "Caddy's end", c.ended)
+	if took := time.Since(begun); took > 7*time.Second {
+		tb.Errorf("Caddy ended after %v", took)
+	}
+	if code := c.cmd.ProcessState.ExitCode(); code != 0 {
+		tb.Errorf("Caddy ended with %d", code)
+	}
+	if _, err := os.Stat(c.tierDir() + "/clean"); err != nil {
+		tb.Errorf("the tier was not closed in order: %v", err)
+	}
+}
+
+// TestGracePeriodCutsUploads: one that stalls or trickles holds the process up for
+// the grace period and no longer, and nothing is left of it.
+func TestGracePeriodCutsUploads(t *testing.T) {
+	t.Parallel()
+	for name, rest := range map[string]func(tb testing.TB) io.Reader{"stalled": stalling, "trickling": trickling} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := smallParts(t)
+			c := impatient(t, o)
+			warm, pushed := signedPackage("cut-warm-"+name, 100_000), signedPackage("cut-pushed-"+name, 12_000_000)
+			o.lay(t, warm)
+			c.getUntil(t, narPath(warm), diskHit)
+			half, tail := newTripwire(6_500_000), rest(t)
+			upload := make(chan answer, 1)
+			go func() {
+				a, _ := c.try(t, "PUT", narPath(pushed), pushed.File, basic(uploadToken), half.body(pushed.File[:7_000_000]), func(r *http.Request) {
+					r.Body = io.NopCloser(io.MultiReader(r.Body, tail))
+				})
+				upload <- a
+			}()
+			await(t, "half of an upload", half.tripped)
+			c.endsSoon(t)
+			if a := <-upload; a.Status != 0 && a.Status != http.StatusServiceUnavailable {
+				t.Errorf("the upload was answered with %d %q", a.Status, a.Body)
+			}
+			o.bucket.wantNoUploads(t)
+
+			c.run(t)
+			wantNoFiles(t, c.tierDir()+"/staging")
+			c.get(t, narPath(warm)).wantHeader(t, "Cache-Status", diskHit)
+			c.get(t, narPath(pushed)).wantStatus(t, http.StatusNotFound)
+			c.upload(t, pushed)
+		})
+	}
+}
+
+// stalling has no bytes before the test ends.
+func stalling(tb testing.TB) io.Reader { return tick(tb, nil) }
+
+// trickling has a byte ten times a second.
+func trickling(tb testing.TB) io.Reader {
+	ticker := time.NewTicker(100 * time.Millisecond)
+	tb.Cleanup(ticker.Stop)
+	return tick(tb, ticker.C)
+}
+
+type ticks struct {
+	ended <-chan struct{}
+	next  <-chan time.Time
+}
+
+func tick(tb testing.TB, next <-chan time.Time) io.Reader { return ticks{tb.Context().Done(), next} }
+
+func (b ticks) Read(p []byte) (int, error) {
+	select {
+	case <-b.next:
+		return 1, nil
+	case <-b.ended:
+		return 0, io.ErrUnexpectedEOF
+	}
+}
+
+// TestGracePeriodCutsFills: a reader of a NAR that is still on its way doesn't hold
+// the process up, and notices that it has not got all.
+func TestGracePeriodCutsFills(t *testing.T) {
+	t.Parallel()
+	o := smallParts(t)
+	c := impatient(t, o)
+	cold := signedPackage("cut-cold", 12_000_000)
+	o.lay(t, cold)
+	release := o.bucket.hold()
+	defer release()
+	s := c.open(t, narPath(cold), 1000)
+	c.endsSoon(t)
+	if n, err := s.rest(); err == nil || n >= int64(len(cold.File)) {
+		t.Errorf("a reader got %d bytes of %d, %v", n, len(cold.File), err)
+	}
+	release()
+	c.run(t)
+	wantNoFiles(t, c.tierDir()+"/staging")
+	c.get(t, narPath(cold)).wantBody(t, cold.File)
+}
+
+// TestReloadThereAndBack: a config that wants a directory back that an earlier one
+// had gets it at once, whoever still uses it.
+func TestReloadThereAndBack(t *testing.T) {
+	t.Parallel()
+	o := smallParts(t)
+	c := startCache(t, o)
+	warm, cold, pushed := signedPackage("back-warm", 100_000), signedPackage("back-cold", 12_000_000), signedPackage("back-pushed", 12_000_000)
+	o.lay(t, warm)
+	o.lay(t, cold)
+	c.getUntil(t, narPath(warm), diskHit)
+	release := o.bucket.hold()
+	defer release()
+	s := c.open(t, narPath(cold), 1000)
+	half, goOn := newTripwire(6_000_000), make(chan struct{})
+	upload := make(chan answer, 1)
+	go func() {
+		a, _ := c.try(t, "PUT", narPath(pushed), pushed.File, basic(uploadToken), half.body(pushed.File), pauseAt(6_500_000, goOn))
+		upload <- a
+	}()
+	await(t, "half of an upload", half.tripped)
+
+	for _, to := range []struct{ disk, priority string }{{c.dir + "/elsewhere", "7"}, {c.tierDir(), "8"}, {c.dir + "/elsewhere", "9"}, {c.tierDir(), "10"}} {
+		c.reload(t, site("http://localhost", cacheDirective(o, "disk "+to.disk+" 1GiB", "priority "+to.priority)))
+		c.awaitPriority(t, to.priority)
+	}
+	c.get(t, narPath(warm)).wantHeader(t, "Cache-Status", diskHit)
+	other := signedPackage("back-other", 100_000)
+	o.lay(t, other)
+	c.get(t, narPath(other)).wantHeader(t, "Cache-Status", stored)
+	release()
+	s.wantRest(t, cold.File)
+	close(goOn)
+	(<-upload).wantStatus(t, http.StatusCreated)
+	c.get(t, narPath(pushed)).wantHeader(t, "Cache-Status", diskHit)
+	if lines, _ := c.log.snapshot(); slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "without the disk tier") }) {
+		t.Error("the log says that there was no disk tier")
+	}
 }

@@ -25,8 +25,6 @@ package cache
 import (
 	"context"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,9 +52,10 @@ type Cache struct {
 	storing    chan struct{}             // a place for each small file being written to disk
 	publishing chan struct{}             // the same for copies of uploads
 
-	ctx    context.Context // ends the retries to open the disk tier
-	cancel context.CancelFunc
-	work   sync.WaitGroup // flights, copies of uploads, and the opening of the disk tier
+	ctx     context.Context // ends the retries to open the disk tier
+	cancel  context.CancelFunc
+	opening sync.WaitGroup // these retries
+	work    work           // flights and copies of uploads
 
 	// Written with mu held, read without: a hit takes no lock of the cache's.
 	landed  atomic.Uint64 // flights that have ended
@@ -70,6 +69,8 @@ type Cache struct {
 		incoming map[*Incoming]struct{}
 		started  bool
 		closing  bool
+		closed   bool
+		kept     chan struct{} // closed by the Keep that ends a Close
 	}
 }
 
@@ -93,26 +94,19 @@ func (c *Cache) Start() { c.started.Do(c.start) }
 func (c *Cache) start() {
 	c.mu.Lock()
 	limits, closing := c.mu.limits, c.mu.closing
-	if !closing {
-		c.mu.started = true
-		c.work.Add(1)
-	}
+	c.mu.started = !closing
 	c.mu.Unlock()
 	if closing {
 		return
 	}
 	c.setMemory(limits.Memory)
 	if c.dir == "" {
-		c.work.Done()
 		return
 	}
-	err := c.openDisk()
-	if err == nil {
-		c.work.Done()
-		return
+	if err := c.openDisk(); err != nil {
+		c.logNoDisk(err)
+		c.opening.Go(func() { c.keepOpeningDisk(err) })
 	}
-	c.logNoDisk(err)
-	go c.keepOpeningDisk(err)
 }
 
 // maxStoring bounds the threads that wait for the disk: a burst of narinfos
@@ -124,7 +118,6 @@ const diskRetry = 2 * time.Second
 
 // keepOpeningDisk logs an error once, not each time it comes again.
 func (c *Cache) keepOpeningDisk(last error) {
-	defer c.work.Done()
 	tick := time.NewTicker(diskRetry)
 	defer tick.Stop()
 	for {
@@ -189,28 +182,6 @@ func (c *Cache) SetLimits(limits Limits) {
 	}
 	c.setMemory(limits.Memory)
 	c.limitDisk()
-}
-
-// Close ends the cache once the readers of its running fills and the uploads it
-// copies are done; fills that nobody reads end at once. Objects that are open stay readable, and
-// look-ups after Close go to the origin.
-func (c *Cache) Close() error {
-	c.mu.Lock()
-	c.mu.closing = true
-	flights := slices.AppendSeq(slices.Collect(maps.Values(c.mu.flights)), maps.Keys(c.mu.outdated))
-	c.mu.Unlock()
-
-	c.cancel()
-	for _, f := range flights {
-		f.abandon()
-	}
-	c.started.Do(func() {}) // not any more
-	c.work.Wait()
-	c.setMemory(0)
-	if tier := c.disk.Swap(nil); tier != nil {
-		return tier.Close()
-	}
-	return nil
 }
 
 // Tiers reports the state of the tiers.

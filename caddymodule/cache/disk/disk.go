@@ -43,7 +43,8 @@ import (
 // allows, or the file system has less free space than the operator wants kept.
 var ErrNoRoom = errors.New("no room in the disk tier")
 
-// ErrInUse says that another process holds the directory.
+// ErrInUse says that another process holds the directory, or another tier of this
+// one: the text tells which.
 var ErrInUse = errors.New("directory is in use by another process")
 
 // Limits bound the tier's size.
@@ -74,7 +75,7 @@ type Counters struct {
 type Tier struct {
 	dir    string
 	log    *slog.Logger
-	lock   *os.File
+	lock   *dirLock
 	serial atomic.Uint64
 
 	trusted trusted
@@ -110,21 +111,6 @@ func Open(dir string, limits Limits, log *slog.Logger) (*Tier, error) {
 	}
 	go t.scan()
 	return t, nil
-}
-
-func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, ErrInUse
-		}
-		return nil, fmt.Errorf("lock: %w", err)
-	}
-	return f, nil
 }
 
 // Close gives the directory up once its names are read or the reading has

@@ -84,8 +84,9 @@ func TestOpenEmptiesStaging(t *testing.T) {
 func TestInUse(t *testing.T) {
 	dir := t.TempDir()
 	tier := openLogged(t, dir, roomy, quiet())
-	if _, err := Open(dir, Limits{Bytes: roomy}, quiet()); !errors.Is(err, ErrInUse) {
-		t.Errorf("a second Open: %v, want ErrInUse", err)
+	_, err := Open(dir, Limits{Bytes: roomy}, quiet())
+	if !errors.Is(err, ErrInUse) || strings.Contains(err.Error(), "another process") {
+		t.Errorf("a second Open: %v, want ErrInUse, and this process as the one", err)
 	}
 	if err := tier.Close(); err != nil {
 		t.Fatal(err)
