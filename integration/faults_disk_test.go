@@ -368,3 +368,36 @@ func TestDiskEntryCutWhileServed(t *testing.T) {
 		c.get(t, narPath(p)).wantBody(t, p.File)
 	}
 }
+
+// TestDiskDirectoryOfOthers: a directory with files that are not the tier's is
+// left as it is, and what is served goes past the disk.
+func TestDiskDirectoryOfOthers(t *testing.T) {
+	t.Parallel()
+	dir := tempDir(t)
+	theirs := map[string]string{"staging/release.tar": "precious", "clean": "#!/bin/sh", "notes": "x"}
+	for name, text := range theirs {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, filepath.Join(dir, name), text)
+	}
+	o := r2Origin(t)
+	p, pushed := signedPackage("others", 100_000), signedPackage("others-pushed", 100_000)
+	o.lay(t, p)
+	c := startOnTier(t, o, dir)
+	entry := c.logged(t, "serving without the disk tier")
+	if text := fmt.Sprint(entry["error"]); !strings.Contains(text, "the directory is not empty and no disk tier") || !strings.Contains(text, dir+"/nix-cache-tier") {
+		t.Errorf("logged %q, want what is wrong and what to do", text)
+	}
+	c.get(t, narPath(p)).wantBody(t, p.File)
+	c.upload(t, pushed)
+	c.stop(t)
+	for name, text := range theirs {
+		if got := readFile(t, filepath.Join(dir, name)); got != text {
+			t.Errorf("%s is %q, was %q", name, got, text)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != len(theirs) {
+		t.Errorf("the directory has %v, %v; want nothing new", entries, err)
+	}
+}

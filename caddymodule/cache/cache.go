@@ -49,6 +49,7 @@ type Cache struct {
 	memory     memory
 	negative   negative
 	disk       atomic.Pointer[disk.Tier] // nil while it can't be had
+	diskErr    atomic.Pointer[error]     // why; nil once it is open
 	storing    chan struct{}             // a place for each small file being written to disk
 	publishing chan struct{}             // the same for copies of uploads
 
@@ -144,9 +145,11 @@ func (c *Cache) openDisk() error {
 	c.mu.Unlock()
 	tier, err := disk.Open(c.dir, limits, c.log)
 	if err != nil {
+		c.diskErr.Store(&err)
 		return err
 	}
 	c.disk.Store(tier)
+	c.diskErr.Store(nil)
 	c.limitDisk() // a SetLimits since then has found no tier
 	return nil
 }
@@ -191,6 +194,9 @@ func (c *Cache) Tiers() Tiers {
 		t.Disk = tier.Counters()
 		t.DiskOpen = true
 	}
+	if err := c.diskErr.Load(); err != nil {
+		t.DiskErr = *err
+	}
 	return t
 }
 
@@ -198,6 +204,7 @@ func (c *Cache) Tiers() Tiers {
 type Tiers struct {
 	Memory     disk.Counters
 	Disk       disk.Counters
-	DiskWanted bool // the cache is to have a disk tier
-	DiskOpen   bool // and it has been opened
+	DiskWanted bool  // the cache is to have a disk tier
+	DiskOpen   bool  // and it has been opened
+	DiskErr    error // why it has not, and what to do about it
 }

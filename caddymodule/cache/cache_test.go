@@ -385,12 +385,14 @@ func TestFoundFilesAreNoStaleAbsence(t *testing.T) {
 // TestLimitsSetWhileTheTierIsOpened: the mark of the last stop is a pipe, which
 // keeps the opening waiting.
 func TestLimitsSetWhileTheTierIsOpened(t *testing.T) {
-	dir := t.TempDir()
-	mark := filepath.Join(dir, "clean")
-	if err := unix.Mkfifo(mark, 0o600); err != nil {
+	b := newBench(t)
+	b.cache.Start()
+	b.close()
+	mark := filepath.Join(b.dir, "clean")
+	if err := errors.Join(os.Remove(mark), unix.Mkfifo(mark, 0o600)); err != nil {
 		t.Skip(err)
 	}
-	b := benchIn(t, dir, origintest.NewMemory())
+	b = benchIn(t, b.dir, origintest.NewMemory())
 	opened := make(chan struct{})
 	go func() {
 		b.cache.Start()

@@ -1,6 +1,7 @@
 // Package disk is the cache tier on a local disk: whole, immutable files in
 // one directory, under a limit in bytes that is never exceeded.
 //
+//	<dir>/CACHEDIR.TAG      marks the directory as the tier's own
 //	<dir>/lock              held by flock while a process uses the directory
 //	<dir>/clean             made when a process ends in order, gone while one runs
 //	<dir>/staging/          files being written; emptied when the tier opens
@@ -16,8 +17,9 @@
 // use, and at any time those of one that somebody else has modified.
 //
 // Space is reserved before it is written, that of the directories included,
-// which grow with their files and never shrink. What is not the tier's own in
-// the directory is left alone, and doesn't count. Files that are open while they
+// which grow with their files and never shrink. A directory without the mark that
+// has files of others is refused. What others put into one with it is left alone,
+// and doesn't count. Files that are open while they
 // are evicted stay readable to their readers.
 //
 // The package deliberately doesn't know what it stores, coalesces nothing and
@@ -90,27 +92,36 @@ type Tier struct {
 
 // Open takes the directory, creating it if need be, and begins to read its
 // names in the background. What is there can be opened at once; Create waits
-// for the names. ErrInUse if another process has it.
+// for the names. ErrInUse if another process has it, *ForeignError if it has
+// files that are not a tier's. The error says what to do about it.
 func Open(dir string, limits Limits, log *slog.Logger) (*Tier, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open disk tier: %w", err)
-	}
-	lock, err := lockDir(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open disk tier %s: %w", dir, err)
-	}
-	t := &Tier{dir: dir, log: log, lock: lock, scanned: make(chan struct{}), stop: make(chan struct{})}
+	t := &Tier{dir: dir, log: log, scanned: make(chan struct{}), stop: make(chan struct{})}
 	t.index.init(limits)
-	err = t.clearStaging()
-	if err == nil {
-		t.trusted, err = takeTrusted(dir)
-	}
-	if err != nil {
-		lock.Close()
-		return nil, fmt.Errorf("open disk tier %s: %w", dir, err)
+	if err := t.take(); err != nil {
+		return nil, fmt.Errorf("open disk tier %s: %w", dir, advised(dir, err))
 	}
 	go t.scan()
 	return t, nil
+}
+
+// take makes the directory this tier's.
+func (t *Tier) take() (err error) {
+	if err := os.MkdirAll(t.dir, 0o700); err != nil {
+		return err
+	}
+	if err := claim(t.dir); err != nil {
+		return err
+	}
+	if t.lock, err = lockDir(t.dir); err != nil {
+		return err
+	}
+	if err = t.clearStaging(); err == nil {
+		t.trusted, err = takeTrusted(t.dir)
+	}
+	if err != nil {
+		t.lock.Close()
+	}
+	return err
 }
 
 // Close gives the directory up once its names are read or the reading has
@@ -300,13 +311,6 @@ func (t *Tier) measure(i int) {
 	if unix.Stat(dir, &st) == nil {
 		t.index.grown(i, st.Blocks*512)
 	}
-}
-
-func (t *Tier) clearStaging() error {
-	if err := os.RemoveAll(t.staging()); err != nil {
-		return err
-	}
-	return os.MkdirAll(t.staging(), 0o700)
 }
 
 func shardName(i int) string {

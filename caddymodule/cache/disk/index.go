@@ -16,8 +16,9 @@ const (
 	// leaf up. They never shrink.
 	headroom = 2 * 3 * blockSize
 
-	// What the directories take up at first: dir, staging, objects and shards.
-	baseCost = (3 + shardCount) * blockSize
+	// What the mark and the directories take up at first: dir, staging, objects
+	// and shards.
+	baseCost = (4 + shardCount) * blockSize
 )
 
 // maxSize is the largest file in bytes. There is none, but sums stay sums.

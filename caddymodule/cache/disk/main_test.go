@@ -17,17 +17,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestMain is also the child of the tests that kill one.
+// TestMain is also the child of the tests that kill one, or need another user.
 func TestMain(m *testing.M) {
-	switch dir := os.Getenv(childDir); {
-	case dir == "":
-		os.Exit(m.Run())
+	var err error
+	switch churn, open := os.Getenv(childDir), os.Getenv(openDir); {
+	case churn != "":
+		err = churnChild(churn)
+	case open != "":
+		_, err = Open(open, Limits{Bytes: roomy}, quiet())
 	default:
-		err := churnChild(dir)
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		os.Exit(m.Run())
 	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
 }
+
+// openDir names the directory that a child opens as a tier.
+const openDir = "DISK_TEST_OPEN"
 
 const mib = 1 << 20
 
@@ -177,12 +183,12 @@ func wantNothingLeaked(t testing.TB, tier *Tier) {
 	}
 }
 
-// files returns the paths below dir of all files but the lock.
+// files returns the paths below dir of all files but those of the tier itself.
 func files(t testing.TB, dir string) []string {
 	t.Helper()
 	var paths []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() && d.Name() != "lock" && d.Name() != "clean" {
+		if err == nil && !d.IsDir() && d.Name() != "lock" && d.Name() != "clean" && d.Name() != markName {
 			paths = append(paths, strings.TrimPrefix(path, dir+"/"))
 		}
 		return err
