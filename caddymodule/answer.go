@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strconv"
@@ -8,7 +9,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/stevedores-org/nix-cache/caddymodule/auth"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
 
 // answer is a response in the making, and what is to be counted of it.
@@ -26,6 +29,11 @@ type answer struct {
 // reads reports whether a file is asked for.
 func (a *answer) reads() bool {
 	return !a.path.IsZero() && (a.r.Method == http.MethodGet || a.r.Method == http.MethodHead)
+}
+
+// context is the request's, for what may have to ask the origin.
+func (a *answer) context() context.Context {
+	return origin.WithAsker(a.r.Context(), origin.Asker{Client: auth.Network(clientAddr(a.r))})
 }
 
 // body answers with a short text, whose headers but length are set.

@@ -6,9 +6,11 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/dir"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/guard"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/limit"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
 )
 
@@ -69,9 +71,10 @@ const defaultParallel = 8
 
 // originSettings are an OriginConfig's values: dir, or else r2.
 type originSettings struct {
-	dir      string
-	r2       r2.Config
-	parallel int // of one fill
+	dir         string
+	r2          r2.Config
+	parallel    int // of one fill
+	maxRequests int
 }
 
 func (s originSettings) local() bool { return s.dir != "" }
@@ -110,9 +113,9 @@ func (c *R2Config) resolve(v *values) originSettings {
 			Region:          v.text("origin r2: region", c.Region, ""),
 			Prefix:          v.text("origin r2: prefix", c.Prefix, ""),
 			PartSize:        resolveAs(v, "origin r2: part_size", c.PartSize, int64(r2.DefaultPartSize), parsePartSize),
-			MaxRequests:     int(resolveAs(v, "origin r2: max_requests", c.MaxRequests, int64(r2.DefaultMaxRequests), parseCount)),
 		},
-		parallel: int(resolveAs(v, "origin r2: parallel", c.Parallel, int64(defaultParallel), parseCount)),
+		parallel:    int(resolveAs(v, "origin r2: parallel", c.Parallel, int64(defaultParallel), parseCount)),
+		maxRequests: int(resolveAs(v, "origin r2: max_requests", c.MaxRequests, int64(limit.DefaultPlaces), parseCount)),
 	}
 }
 
@@ -132,11 +135,39 @@ func (s originSettings) open(log *slog.Logger, observe func(r2.Operation)) (orig
 		return dir.New(s.dir), nil
 	}
 	config := s.r2
+	config.Budget = limit.NewBudget(s.maxRequests)
 	config.Logger = log
 	config.Observe = observe
 	o, err := r2.New(config)
 	if err != nil {
 		return nil, fmt.Errorf("origin r2: %w", err)
 	}
-	return guard.New(o, log), nil
+	return limit.New(guard.New(o, log), config.Budget, isNARInfo), nil
+}
+
+// isNARInfo reports whether what lies at an origin is one: they are read whole, and
+// many wait for them.
+func isNARInfo(path string) bool {
+	p, err := nix.ParseCachePath(path)
+	return err == nil && p.Kind() == nix.KindNARInfo
+}
+
+// bucketOf returns the bucket behind an origin, if it is one.
+func bucketOf(o origin.Origin) (*r2.Origin, bool) {
+	if l, ok := o.(*limit.Origin); ok {
+		o = l.Origin
+	}
+	if g, ok := o.(*guard.Guard); ok {
+		o = g.Origin
+	}
+	bucket, ok := o.(*r2.Origin)
+	return bucket, ok
+}
+
+// waiting returns how many requests to the bucket wait for others.
+func (h *Handler) waiting() int {
+	if l, ok := h.origin.(*limit.Origin); ok {
+		return l.Waiting()
+	}
+	return 0
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
-	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/limit"
 	"github.com/stevedores-org/nix-cache/caddymodule/upload"
 )
 
@@ -58,7 +58,7 @@ func TestDefaults(t *testing.T) {
 	if s.diskPath != dataDir("tier") || s.disk != (disk.Limits{Bytes: 10 << 30, MinFree: 1 << 30}) {
 		t.Errorf("tier %q, %+v", s.diskPath, s.disk)
 	}
-	if s.origin.parallel != 8 || s.origin.partSize() != 16<<20 || s.origin.r2.MaxRequests != r2.DefaultMaxRequests {
+	if s.origin.parallel != 8 || s.origin.partSize() != 16<<20 || s.origin.maxRequests != limit.DefaultPlaces {
 		t.Errorf("origin = %+v", s.origin)
 	}
 }

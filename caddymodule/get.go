@@ -25,7 +25,7 @@ func (h *Handler) get(a *answer) {
 			return
 		}
 	}
-	o, err := h.files.Open(a.r.Context(), a.path, a.wanted())
+	o, err := h.files.Open(a.context(), a.path, a.wanted())
 	if err != nil {
 		h.fail(a, err)
 		return
@@ -40,7 +40,7 @@ func (h *Handler) get(a *answer) {
 // getHead answers what needs no body, and so must not begin a fill: HEAD, and a
 // GET whose validator still holds.
 func (h *Handler) getHead(a *answer) (done bool) {
-	info, result, err := h.files.Stat(a.r.Context(), a.path)
+	info, result, err := h.files.Stat(a.context(), a.path)
 	if err != nil {
 		h.fail(a, err)
 		return true

@@ -205,7 +205,6 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 		NegativeTTL: h.set.negativeTTL,
 		PartSize:    h.set.origin.partSize(),
 		Parallel:    h.set.origin.parallel,
-		MaxRequests: h.set.origin.r2.MaxRequests,
 	}
 	if h.VerifyReads {
 		policy.Verify = cache.Verification{Check: h.verifyRead, Name: h.set.trustedKeys.String()}

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
-	"github.com/stevedores-org/nix-cache/caddymodule/origin"
-	"github.com/stevedores-org/nix-cache/caddymodule/origin/guard"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
 )
 
@@ -106,13 +104,4 @@ func (o *orphans) stop() {
 func isCachePath(path string) bool {
 	_, err := nix.ParseCachePath(path)
 	return err == nil
-}
-
-// bucketOf returns the bucket behind an origin, if it is one.
-func bucketOf(o origin.Origin) (*r2.Origin, bool) {
-	if g, ok := o.(*guard.Guard); ok {
-		o = g.Origin
-	}
-	bucket, ok := o.(*r2.Origin)
-	return bucket, ok
 }

@@ -43,7 +43,7 @@ func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 	incoming := h.files.Incoming(p, a.r.ContentLength)
 	defer incoming.Drop()
 	received := &countingReader{Reader: a.r.Body}
-	outcome, err := h.receiver.Receive(a.r.Context(), p, upload.Body{
+	outcome, err := h.receiver.Receive(a.context(), p, upload.Body{
 		Reader:   incoming.Tee(received),
 		Size:     a.r.ContentLength,
 		Encoding: strings.ToLower(a.r.Header.Get("Content-Encoding")),
@@ -75,7 +75,7 @@ func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
 		h.fail(a, err)
 		return
 	}
-	err = h.receiver.Delete(a.r.Context(), p, when)
+	err = h.receiver.Delete(a.context(), p, when)
 	if !isRejected(err) { // an outage says not what it left
 		h.forget(p)
 	}

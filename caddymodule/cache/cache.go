@@ -62,6 +62,8 @@ type Cache struct {
 	landed  atomic.Uint64 // flights that have ended
 	forgets atomic.Uint64 // calls of Forget
 
+	unread atomic.Int64 // fills that nobody reads
+
 	mu struct {
 		sync.Mutex
 		limits   Limits

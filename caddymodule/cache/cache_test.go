@@ -530,31 +530,3 @@ func TestFlippedNAROnDiskIsFetchedAnew(t *testing.T) {
 	again.settle()
 	again.wantGet(p, pkg.File, Disk)
 }
-
-// Clients that take their time with what is passed through keep nobody else
-// waiting but each other.
-func TestPassedThroughShareTheOrigin(t *testing.T) {
-	o := origintest.NewMemory()
-	b := benchIn(t, "", o)
-	policy := remote
-	policy.MaxRequests = 4
-	b.files = b.cache.Namespace("shared", o, policy, b.counters, b.files.log)
-	info, nar, pkg := b.put("a", 1000)
-	slow, err := b.files.Open(t.Context(), nar, Wanted{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.wantGet(info, pkg.Text(), Miss)
-	ctx, cancel := context.WithCancel(t.Context())
-	next := make(chan error)
-	go func() {
-		_, err := b.files.Open(ctx, nar, Wanted{})
-		next <- err
-	}()
-	cancel()
-	if err := <-next; !errors.Is(err, context.Canceled) {
-		t.Errorf("a second one at a time: %v, want it to wait", err)
-	}
-	slow.Close()
-	b.wantGet(nar, pkg.File, Bypass)
-}

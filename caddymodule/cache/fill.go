@@ -51,6 +51,7 @@ type fill struct {
 	ways   int   // range reads at a time
 	first  int64 // size of the first part
 	part   int64 // size of the others but the last
+	cancel context.CancelFunc
 
 	mu struct {
 		sync.Mutex
@@ -64,12 +65,17 @@ type fill struct {
 		err       error
 		changed   chan struct{} // closed and replaced when any of the above changes
 		readers   int
-		abandoned context.CancelFunc // called when the last reader leaves
-		givenUp   bool               // it has been called
+		unread    bool // has no readers, and is one of Cache.unread
+		abandoned bool // to be given up when the last reader leaves
+		givenUp   bool // cancelled, or about to be
 	}
 }
 
-func newFill(n *Namespace, p nix.CachePath, source origin.Info, file *disk.File, first int64) *fill {
+// maxUnread is how many fills go on that nobody reads any more. It is more than
+// one client has of them under way when it is interrupted and comes back.
+const maxUnread = 128
+
+func newFill(n *Namespace, p nix.CachePath, source origin.Info, file *disk.File, first int64, cancel context.CancelFunc) *fill {
 	f := &fill{
 		path:   p,
 		info:   Info{Size: source.Size, Tag: nameTag(p)},
@@ -78,6 +84,7 @@ func newFill(n *Namespace, p nix.CachePath, source origin.Info, file *disk.File,
 		file:   file,
 		ways:   max(n.policy.Parallel, 1),
 		first:  first,
+		cancel: cancel,
 	}
 	f.part = partSize(source.Size-first, n.policy.PartSize, int64(f.ways))
 	f.mu.begun = make([]bool, f.parts())
@@ -154,7 +161,7 @@ func (f *fill) readParts(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		if err := f.readInTurn(ctx, i); err != nil {
+		if err := f.readPart(ctx, i, nil); err != nil {
 			return err
 		}
 	}
@@ -181,15 +188,6 @@ func (f *fill) firstSent() (bool, <-chan struct{}) {
 	defer f.mu.Unlock()
 	waiting := f.mu.readers > 0 && !f.mu.served
 	return f.mu.head > 0 || f.mu.written[0] > 0 && !waiting, f.mu.changed
-}
-
-// readInTurn reads part i when this and the other fills leave a place for it.
-func (f *fill) readInTurn(ctx context.Context, i int) error {
-	if err := f.in.parts.take(ctx); err != nil {
-		return err
-	}
-	defer f.in.parts.giveBack()
-	return f.readPart(ctx, i, nil)
 }
 
 // nextPart chooses the part to read next: the one a reader has asked for last,
@@ -395,6 +393,7 @@ func (f *fill) end(err error) {
 		f.mu.err = err
 	}
 	f.announce()
+	f.readAgain()
 	idle := f.mu.readers == 0
 	f.mu.Unlock()
 	f.file.Abort()
@@ -411,36 +410,60 @@ func (f *fill) follow(ctx context.Context) (*fillReader, bool) {
 		return nil, false
 	}
 	f.mu.readers++
+	f.readAgain()
 	return &fillReader{ctx: ctx, fill: f}, true
 }
 
 func (f *fill) leave() {
 	f.mu.Lock()
 	f.mu.readers--
-	last := f.mu.readers == 0
+	last, ended := f.mu.readers == 0, f.mu.ended
 	if last {
 		f.announce()
 	}
-	ended, abandoned := f.mu.ended, f.mu.abandoned
-	f.mu.givenUp = last && abandoned != nil
 	f.mu.Unlock()
 	switch {
 	case !last:
 	case ended:
 		f.file.Close()
-	case abandoned != nil:
-		abandoned()
+	default:
+		f.desert()
 	}
 }
 
-// abandon cancels the fill once it has no readers.
-func (f *fill) abandon(cancel context.CancelFunc) {
+// desert gives up a fill that has no readers if it was abandoned, or if there are
+// too many such fills.
+func (f *fill) desert() {
 	f.mu.Lock()
-	f.mu.abandoned = cancel
+	idle := f.mu.readers == 0 && !f.mu.ended
+	if idle && !f.mu.unread {
+		f.mu.unread = true
+		f.mu.givenUp = f.in.cache.unread.Add(1) > maxUnread
+	}
+	f.mu.givenUp = f.mu.givenUp || idle && f.mu.abandoned
+	givenUp := f.mu.givenUp
+	f.mu.Unlock()
+	if givenUp {
+		f.cancel()
+	}
+}
+
+// readAgain says that the fill is none of those that nobody reads. It is called
+// with the lock held.
+func (f *fill) readAgain() {
+	if f.mu.unread {
+		f.mu.unread = false
+		f.in.cache.unread.Add(-1)
+	}
+}
+
+// abandon gives the fill up once it has no readers.
+func (f *fill) abandon() {
+	f.mu.Lock()
+	f.mu.abandoned = true
 	idle := f.mu.readers == 0
-	f.mu.givenUp = idle
 	f.mu.Unlock()
 	if idle {
-		cancel()
+		f.desert()
 	}
 }

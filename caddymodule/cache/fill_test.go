@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
@@ -448,39 +446,6 @@ func TestPartSize(t *testing.T) {
 			t.Errorf("partSize(%d, %d, %d) = %d in %d parts, want %d in %d", test.rest, test.most, test.ways, got, parts, test.want, test.parts)
 		}
 	}
-}
-
-// Fills leave a part of the origin's requests to small files.
-func TestFillsShareTheOrigin(t *testing.T) {
-	b := newBench(t)
-	policy := remote
-	policy.MaxRequests = 6
-	b.files = b.cache.Namespace("shared", b.origin, policy, b.counters, b.files.log)
-	var inFlight, most atomic.Int64
-	b.origin.OnOpen(func(_ string, opts origin.OpenOptions) error {
-		if opts.Offset > 0 {
-			most.Store(max(most.Load(), inFlight.Add(1)))
-			defer inFlight.Add(-1)
-			runtime.Gosched()
-		}
-		return nil
-	})
-	var group sync.WaitGroup
-	for i := range 5 {
-		_, p, pkg := b.put(fmt.Sprint("nar", i), 9*testPart)
-		group.Go(func() { b.wantGet(p, pkg.File, Miss) })
-	}
-	group.Wait()
-	if got := most.Load(); got > 3 {
-		t.Errorf("%d range reads at a time, want 3 at most", got)
-	}
-	info, _, pkg := b.put("narinfo", 1)
-	for _, taken := range []places{b.files.parts, b.files.passing} { // as if others had them all
-		for range cap(taken) {
-			taken <- struct{}{}
-		}
-	}
-	b.wantGet(info, pkg.Text(), Miss)
 }
 
 func TestStatDuringAFill(t *testing.T) {

@@ -14,12 +14,21 @@ import (
 
 // flight is one trip to the origin, for all who ask for that file meanwhile.
 //
-//	join ── ready closed: the answer is known, its waiters go on
+//	join ── the request waits for its turn at the origin
+//	     ── it is sent
+//	     ── ready closed: the answer is known, its waiters go on
 //	     ── a fill goes on behind it, followed by its readers
 //	     ── stored in the tiers
 //	     ── landed: look-ups find it in the tiers
+//
+// When its last waiter leaves before it is ready, it is deserted. If its request
+// has not been sent, that ends it by errDeserted: who has joined in between begins
+// a new one. If it has been sent, the flight goes on, since what it costs has been
+// spent. There are no more of those than the origin takes requests; fills that
+// nobody reads are bounded by maxUnread.
 type flight struct {
 	ready  chan struct{}
+	gone   chan struct{} // closed when it is deserted
 	cancel context.CancelFunc
 
 	// The answer, set before ready is closed: one of the three.
@@ -29,18 +38,39 @@ type flight struct {
 
 	publishing bool // it brings nothing itself: its file is about to be in the tier
 
-	forgotten bool // what it brings must not be stored; guarded by Cache.mu
+	// Guarded by Cache.mu.
+	waiters   int  // have joined and not left
+	deserted  bool // has had none
+	forgotten bool // what it brings must not be stored
 }
 
 var (
 	errLanded      = errors.New("fill has landed")
 	errNotStorable = errors.New("file can't be stored")
+	errDeserted    = errors.New("flight was deserted before it was sent")
 )
 
-// join returns the flight for key, beginning one if there is none. nil if a
-// flight has landed since the caller looked at the tiers: what it brought may
-// be what the caller missed.
-func (n *Namespace) join(p nix.CachePath, key string, landed uint64) (*flight, Result) {
+// wait returns once the answer is known, or leaves when the context ends.
+func (c *Cache) wait(ctx context.Context, f *flight) error {
+	select {
+	case <-f.ready:
+		return nil
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f.waiters--
+	if f.waiters == 0 && !f.deserted {
+		f.deserted = true
+		close(f.gone)
+	}
+	return ctx.Err()
+}
+
+// join returns the flight for key, beginning one if there is none, on behalf of
+// who does so. nil if a flight has landed since the caller looked at the tiers:
+// what it brought may be what the caller missed.
+func (n *Namespace) join(ctx context.Context, p nix.CachePath, key string, landed uint64) (*flight, Result) {
 	c := n.cache
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -50,13 +80,16 @@ func (n *Namespace) join(p nix.CachePath, key string, landed uint64) (*flight, R
 		return f, Bypass
 	}
 	if f := c.mu.flights[key]; f != nil {
+		f.waiters++
 		return f, Collapsed
 	}
 	if c.landed.Load() != landed {
 		return nil, Miss
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	f := &flight{ready: make(chan struct{}), cancel: cancel}
+	asker := origin.Asker{Client: origin.AskerOf(ctx).Client}
+	ctx, cancel := context.WithCancel(origin.WithAsker(context.Background(), asker))
+	f := newFlight(cancel)
+	f.waiters = 1
 	c.mu.flights[key] = f
 	c.work.Go(func() {
 		defer cancel()
@@ -68,6 +101,18 @@ func (n *Namespace) join(p nix.CachePath, key string, landed uint64) (*flight, R
 		}
 	})
 	return f, Miss
+}
+
+func newFlight(cancel context.CancelFunc) *flight {
+	return &flight{ready: make(chan struct{}), gone: make(chan struct{}), cancel: cancel}
+}
+
+// asking returns the context for the flight's first request, which need not be sent
+// once the flight is deserted.
+func (f *flight) asking(ctx context.Context) context.Context {
+	asker := origin.AskerOf(ctx)
+	asker.Gone = f.gone
+	return origin.WithAsker(ctx, asker)
 }
 
 // open gives a waiter its own object. errLanded if the fill came and went
@@ -108,7 +153,7 @@ func (f *flight) leaveToReaders() bool {
 	if f.fill == nil {
 		return false
 	}
-	f.fill.abandon(f.cancel)
+	f.fill.abandon()
 	return true
 }
 
@@ -116,7 +161,7 @@ func (f *flight) leaveToReaders() bool {
 const smallTimeout = 30 * time.Second
 
 func (n *Namespace) fetchSmall(ctx context.Context, f *flight, p nix.CachePath, key string) {
-	ctx, cancel := context.WithTimeout(ctx, smallTimeout)
+	ctx, cancel := context.WithTimeout(f.asking(ctx), smallTimeout)
 	defer cancel()
 	s, err := n.readSmall(ctx, p)
 	if err != nil {
@@ -213,7 +258,7 @@ func (n *Namespace) storeSmall(f *flight, p nix.CachePath, key string) {
 // origin's validator and the first bytes in one operation.
 func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, key string) {
 	first := min(firstPart, n.policy.PartSize)
-	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{Length: first})
+	info, body, err := n.origin.Open(f.asking(ctx), p.String(), origin.OpenOptions{Length: first})
 	if err != nil {
 		n.refuse(f, p, key, err)
 		return
@@ -232,10 +277,13 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 		n.refuse(f, p, key, errNotStorable)
 		return
 	}
-	f.fill = newFill(n, p, info, file, first)
+	f.fill = newFill(n, p, info, file, first, f.cancel)
 	close(f.ready)
 	if !n.cache.admit(f)() {
 		f.leaveToReaders()
+	}
+	if n.cache.deserted(f) {
+		f.fill.desert()
 	}
 
 	n.counters.InFlight.Add(1)
@@ -255,9 +303,13 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 
 // refuse ends a flight that brings nothing.
 func (n *Namespace) refuse(f *flight, p nix.CachePath, key string, err error) {
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		err = &AbsentError{Path: p.String(), Result: Miss}
 		n.cache.unlessForgotten(f, func() { n.cache.negative.add(key, n.policy.NegativeTTL) })
+	case errors.Is(err, origin.ErrUnwanted):
+		err = errDeserted
+		n.cache.leaveOut(key, f) // who comes back finds no flight, or the next one
 	}
 	f.err = n.orStale(p, key, err)
 	close(f.ready)
@@ -267,11 +319,12 @@ func (n *Namespace) refuse(f *flight, p nix.CachePath, key string, err error) {
 // bring that back.
 func (n *Namespace) found(p nix.CachePath) { n.cache.negative.forget(n.key(p)) }
 
-// orStale puts an absence that was known once in place of an outage: nothing
-// better is known, and clients go on where an error would end their build.
+// orStale puts an absence that was known once in place of an outage, or of a
+// crowd: nothing better is known, and clients go on where an error would end their build.
 func (n *Namespace) orStale(p nix.CachePath, key string, err error) error {
 	var unavailable *origin.UnavailableError
-	if errors.As(err, &unavailable) && n.cache.negative.had(key) {
+	var busy *origin.BusyError
+	if (errors.As(err, &unavailable) || errors.As(err, &busy)) && n.cache.negative.had(key) {
 		return &AbsentError{Path: p.String(), Result: Stale}
 	}
 	return err
@@ -323,9 +376,27 @@ func (c *Cache) land(key string, f *flight) {
 	defer c.mu.Unlock()
 	c.landed.Add(1)
 	delete(c.mu.outdated, f)
+	c.leaveOutLocked(key, f)
+}
+
+// leaveOut keeps others from joining a flight.
+func (c *Cache) leaveOut(key string, f *flight) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leaveOutLocked(key, f)
+}
+
+func (c *Cache) leaveOutLocked(key string, f *flight) {
 	if c.mu.flights[key] == f {
 		delete(c.mu.flights, key)
 	}
+}
+
+// deserted reports whether nobody waits for the flight.
+func (c *Cache) deserted(f *flight) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return f.waiters == 0
 }
 
 // filling describes the file that a flight for key is bringing, if its answer is

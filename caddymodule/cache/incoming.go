@@ -161,7 +161,8 @@ func (in *Incoming) Publish() {
 	in.ended = true
 	c := in.in.cache
 	c.publishing <- struct{}{}
-	f := &flight{ready: make(chan struct{}), cancel: func() {}, err: errLanded, publishing: true}
+	f := newFlight(func() {})
+	f.err, f.publishing = errLanded, true
 	in.in.supersede(in.key, f)
 	go func() {
 		if err := in.commit(); err != nil {

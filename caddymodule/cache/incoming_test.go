@@ -206,7 +206,7 @@ func TestUploadThatFailsBesideOneThatIsPublished(t *testing.T) {
 	b.read(in, pkg.File)
 	in.Drop()
 	b.files.Forget(p)
-	if f, _ := b.files.join(p, b.files.key(p), b.cache.landed.Load()); f != published {
+	if f, _ := b.files.join(t.Context(), p, b.files.key(p), b.cache.landed.Load()); f != published {
 		t.Error("a fill was begun beside it")
 	}
 	b.cache.land(b.files.key(p), published)

@@ -16,7 +16,7 @@ func (n *Namespace) openMutable(ctx context.Context, p nix.CachePath) (*Object, 
 		return nil, &AbsentError{Path: p.String(), Result: Negative}
 	}
 	forgets := n.cache.forgets.Load()
-	o, err := n.openInTurn(ctx, p)
+	o, err := n.openThrough(ctx, p)
 	if errors.Is(err, fs.ErrNotExist) {
 		n.cache.remember(key, n.policy.NegativeTTL, forgets)
 	}

@@ -32,11 +32,6 @@ type Policy struct {
 	// Parallel is how many range reads of one fill run at a time.
 	Parallel int
 
-	// MaxRequests is how many requests the origin takes at a time; 0: any
-	// number. Fills have half of them and what is passed through, at the pace
-	// of its clients, a quarter, so that small files need not wait for either.
-	MaxRequests int
-
 	// Verify is what small files are held to. What it refuses is neither stored
 	// nor served, wherever it comes from.
 	Verify Verification
@@ -79,8 +74,6 @@ type Namespace struct {
 	prefix   string
 	origin   origin.Reader
 	policy   Policy
-	parts    places // for the range reads of fills
-	passing  places // for what is passed through
 	counters *Counters
 	log      *slog.Logger
 }
@@ -89,12 +82,7 @@ type Namespace struct {
 // identifies: equal ids share what is stored, different ones nothing.
 func (c *Cache) Namespace(id string, o origin.Reader, policy Policy, counters *Counters, log *slog.Logger) *Namespace {
 	sum := sha256.Sum256([]byte(id))
-	n := &Namespace{cache: c, prefix: nix.EncodeBase32(sum[:5]) + "-", origin: o, policy: policy, counters: counters, log: log}
-	if policy.MaxRequests > 0 {
-		n.parts = make(places, max(policy.MaxRequests/2, 1))
-		n.passing = make(places, max(policy.MaxRequests/4, 1))
-	}
-	return n
+	return &Namespace{cache: c, prefix: nix.EncodeBase32(sum[:5]) + "-", origin: o, policy: policy, counters: counters, log: log}
 }
 
 // key is the path's name in the tiers: unique, and safe in a file name where the
@@ -130,21 +118,19 @@ func (n *Namespace) Open(ctx context.Context, p nix.CachePath, want Wanted) (*Ob
 		if o, err := n.lookup(p, key); o != nil || err != nil {
 			return o, err
 		}
-		f, result := n.join(p, key, landed)
+		f, result := n.join(ctx, p, key, landed)
 		if f == nil {
 			continue // it has landed in the meantime
 		}
-		select {
-		case <-f.ready:
-		case <-ctx.Done():
-			return nil, ctx.Err()
+		if err := n.cache.wait(ctx, f); err != nil {
+			return nil, err
 		}
 		if err := n.refused(p, f); err != nil {
 			return nil, err
 		}
 		o, err := f.open(ctx, result)
 		switch {
-		case errors.Is(err, errLanded):
+		case errors.Is(err, errLanded), errors.Is(err, errDeserted):
 			continue
 		case errors.Is(err, errNotStorable):
 			return n.passThrough(ctx, p)
@@ -363,30 +349,11 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 		}
 		return memoryObject(s, Bypass), nil
 	}
-	o, err := n.openInTurn(ctx, p)
+	o, err := n.openThrough(ctx, p)
 	if err == nil {
 		n.counters.bypassed.Add(1)
 	}
 	return o, err
-}
-
-// openInTurn opens a file at the origin when what is passed through already
-// leaves a place for it.
-func (n *Namespace) openInTurn(ctx context.Context, p nix.CachePath) (*Object, error) {
-	if err := n.passing.take(ctx); err != nil {
-		return nil, err
-	}
-	o, err := n.openThrough(ctx, p)
-	if err != nil {
-		n.passing.giveBack()
-		return nil, err
-	}
-	closeBody := o.close
-	o.close = func() error {
-		defer n.passing.giveBack()
-		return closeBody()
-	}
-	return o, nil
 }
 
 func (n *Namespace) openThrough(ctx context.Context, p nix.CachePath) (*Object, error) {

@@ -28,10 +28,6 @@ const (
 	// takes as long as it takes, has none.
 	answerTimeout = 15 * time.Second
 
-	// turnTimeout is how long a request may wait behind others before it
-	// reaches the origin: longer, since that is our own doing and ends.
-	turnTimeout = 30 * time.Second
-
 	// maxFailures is how many requests in a row fail before the origin is
 	// taken to be out of reach: one could be a matter of that request.
 	maxFailures = 3
@@ -42,10 +38,6 @@ const (
 
 // ErrNotAsked says that the origin was not asked, since it did not answer before.
 var ErrNotAsked = errors.New("not asked, since it did not answer before")
-
-// ErrNoTurn says that the origin was not asked, since other requests to it took
-// too long.
-var ErrNoTurn = errors.New("not asked, since other requests came first for too long")
 
 // Guard is an origin with a guard before it.
 type Guard struct {
@@ -108,52 +100,22 @@ func (g *Guard) List(ctx context.Context, prefix string) iter.Seq2[origin.Entry,
 	return g.Origin.List(ctx, prefix)
 }
 
-// ask lets the origin answer, within its time, and notes whether it did. Time that
-// a request spends behind others is not the origin's.
+// ask lets the origin answer, within its time, and notes whether it did.
 func (g *Guard) ask(ctx context.Context, op, path string, do func(context.Context) error) error {
 	if err := g.admit(op, path); err != nil {
 		return err
 	}
 	within, giveUp := context.WithCancel(ctx) // ends with ctx: a body goes on being read under it
-	answer, turn := &span{left: answerTimeout}, &span{left: turnTimeout}
-	answer.start(giveUp)
-	err := do(origin.WithQueueing(within, func() (done func()) {
-		answer.stop()
-		turn.start(giveUp)
-		return func() {
-			turn.stop()
-			answer.start(giveUp)
-		}
-	}))
-	answer.stop()
+	timer := time.AfterFunc(answerTimeout, giveUp)
+	err := do(within)
 	switch {
-	case turn.over: // that says nothing of the origin
-		return &origin.UnavailableError{Op: op, Path: path, Timeout: true, Err: ErrNoTurn}
-	case answer.over:
+	case !timer.Stop():
 		err = &origin.UnavailableError{Op: op, Path: path, Timeout: true, Err: context.DeadlineExceeded}
 	case ctx.Err() != nil:
-		return err // the caller gave up: that neither
+		return err // the caller gave up: that says nothing of the origin
 	}
 	g.note(err)
 	return err
-}
-
-// span is a length of time that passes only between start and stop.
-type span struct {
-	left  time.Duration
-	since time.Time
-	timer *time.Timer
-	over  bool // it has passed
-}
-
-func (s *span) start(end func()) {
-	s.since = time.Now()
-	s.timer = time.AfterFunc(s.left, end)
-}
-
-func (s *span) stop() {
-	s.over = !s.timer.Stop() || s.over
-	s.left -= time.Since(s.since)
 }
 
 // admit refuses to ask an origin that is out of reach.

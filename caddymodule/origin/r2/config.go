@@ -8,6 +8,8 @@ import (
 	"os"
 	"regexp"
 	"strings"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/limit"
 )
 
 const (
@@ -19,8 +21,6 @@ const (
 
 	// DefaultPartSize is what Config.PartSize is if it is 0.
 	DefaultPartSize = 16 << 20
-	// DefaultMaxRequests is what Config.MaxRequests is if it is 0.
-	DefaultMaxRequests = 64
 	// DefaultSpoolMemory is what Config.SpoolMemory is if it is 0: two uploads
 	// at full speed.
 	DefaultSpoolMemory = 96 << 20
@@ -73,10 +73,10 @@ type Config struct {
 	// system's for temporary files, which may be in memory.
 	SpoolDir string
 
-	// MaxRequests is how many requests may be under way at a time, bodies
-	// that are being read included. Others wait. Those that send data have
-	// half of them, so that reads need not wait for a slow uplink. Default: 64.
-	MaxRequests int
+	// Budget has a place for each request that writes, lists or aborts. Those
+	// that read or delete have theirs from the layer above, limit.Origin, which
+	// is to have the same budget. Default: one of limit.DefaultPlaces.
+	Budget *limit.Budget
 
 	// Observe, if set, is told of every request that has ended. It is called
 	// from many goroutines and must not block.
@@ -104,7 +104,7 @@ func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 func (c Config) withDefaults() (Config, error) {
 	c.Region = cmp.Or(c.Region, "auto")
 	c.PartSize = cmp.Or(c.PartSize, DefaultPartSize)
-	c.MaxRequests = cmp.Or(c.MaxRequests, DefaultMaxRequests)
+	c.Budget = cmp.Or(c.Budget, limit.NewBudget(limit.DefaultPlaces))
 	c.SpoolMemory = cmp.Or(c.SpoolMemory, DefaultSpoolMemory)
 	c.SpoolDir = cmp.Or(c.SpoolDir, os.TempDir())
 	if c.Logger == nil {
@@ -133,8 +133,6 @@ func (c Config) check() error {
 		return fmt.Errorf("r2: no credentials: set secret_access_key to that of the R2 API token")
 	case c.PartSize < MinPartSize || c.PartSize > MaxPartSize:
 		return fmt.Errorf("r2: part size %d: set part_size to 5 MiB at least and 5 GiB at most", c.PartSize)
-	case c.MaxRequests < 0:
-		return fmt.Errorf("r2: max requests %d: set max_requests to 1 at least", c.MaxRequests)
 	}
 	return nil
 }

@@ -40,7 +40,6 @@ func TestConfigErrorsSayWhatToSet(t *testing.T) {
 		{"no key id", func(c *r2.Config) { c.AccessKeyID = "" }, "set access_key_id"},
 		{"no secret", func(c *r2.Config) { c.SecretAccessKey = "" }, "set secret_access_key"},
 		{"small parts", func(c *r2.Config) { c.PartSize = r2.MinPartSize - 1 }, "set part_size"},
-		{"negative requests", func(c *r2.Config) { c.MaxRequests = -1 }, "set max_requests"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			config := valid()

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/limit"
 )
 
 // Operation is one request that has ended, a repeated one each time.
@@ -53,28 +53,38 @@ var (
 	opListMultipart = operation{"list-multipart", "a"}
 )
 
-// sendsData reports whether the operation's request holds an object's data.
-func (o operation) sendsData() bool { return o == opPut || o == opUploadPart }
-
 // call is one use of the SDK, which may become several requests.
 type call struct {
 	operation
-	lost atomic.Bool // a request may have taken effect though its answer says nothing of it
+	place *limit.Place // if it took one of its own
+	lost  atomic.Bool  // a request may have taken effect though its answer says nothing of it
 }
 
 type callKey struct{}
 
-// begin names the operation that requests under the context belong to.
+// begin names the operation that requests under the context belong to. They have
+// their place in the budget already.
 func begin(ctx context.Context, op operation) (context.Context, *call) {
 	c := &call{operation: op}
 	return context.WithValue(ctx, callKey{}, c), c
 }
 
-// requester sends requests, no more than its slots at a time, and reports them.
+// beginIn is begin for a call that takes a place of its own. The caller gives it
+// back: the call keeps it while its request is repeated. It waits with patience:
+// what a client has sent already would be lost.
+func (o *Origin) beginIn(ctx context.Context, class limit.Class, op operation, name, path string) (context.Context, *call, error) {
+	place, err := o.budget.Take(ctx, limit.Request{Class: class, Op: name, Path: path, Continues: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, c := begin(ctx, op)
+	c.place = place
+	return ctx, c, nil
+}
+
+// requester sends requests and reports them.
 type requester struct {
 	client  *http.Client
-	slots   slots
-	uploads slots // those that bodies of ours go up in: they take as long as the uplink does, and reads go on beside them
 	observe func(Operation)
 }
 
@@ -88,21 +98,15 @@ func newRequester(cfg Config, transport *http.Transport) *requester {
 			Transport:     transport,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		slots:   make(slots, cfg.MaxRequests),
-		uploads: make(slots, max(cfg.MaxRequests/2, 1)),
 		observe: observe,
 	}
 }
 
-// Do implements s3.HTTPClient. The answer's body holds the slot until it is
-// closed.
+// Do implements s3.HTTPClient.
 func (r *requester) Do(req *http.Request) (*http.Response, error) {
 	c, ok := req.Context().Value(callKey{}).(*call)
 	if !ok {
 		return nil, errors.New("request of an unnamed operation")
-	}
-	if err := r.take(req.Context(), c.operation); err != nil {
-		return nil, err
 	}
 	e := &exchange{r: r, call: c, begun: time.Now(), sent: req.ContentLength}
 	resp, err := r.client.Do(req)
@@ -117,47 +121,6 @@ func (r *requester) Do(req *http.Request) (*http.Response, error) {
 	e.body, e.outcome = resp.Body, outcome(resp.StatusCode)
 	resp.Body = e
 	return resp, nil
-}
-
-// take waits until the operation may be sent.
-func (r *requester) take(ctx context.Context, op operation) error {
-	if !op.sendsData() {
-		return r.slots.take(ctx)
-	}
-	if err := r.uploads.take(ctx); err != nil {
-		return err
-	}
-	if err := r.slots.take(ctx); err != nil {
-		<-r.uploads
-		return err
-	}
-	return nil
-}
-
-func (r *requester) giveBack(op operation) {
-	<-r.slots
-	if op.sendsData() {
-		<-r.uploads
-	}
-}
-
-// slots bound how many do something at a time.
-type slots chan struct{}
-
-// take takes a slot. Those who wait for one are served in turn.
-func (s slots) take(ctx context.Context) error {
-	select {
-	case s <- struct{}{}:
-		return nil
-	default:
-	}
-	defer origin.Queueing(ctx)()
-	select {
-	case s <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // exchange is a request under way, and then its answer's body.
@@ -193,10 +156,9 @@ func (e *exchange) Close() error {
 	return err
 }
 
-// end gives the slot back and reports, once.
+// end reports, once.
 func (e *exchange) end(outcome string) {
 	e.once.Do(func() {
-		e.r.giveBack(e.call.operation)
 		e.r.observe(Operation{
 			Name:     e.call.name,
 			Class:    e.call.class,

@@ -10,6 +10,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/middleware"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/limit"
 )
 
 // maxOrphanPages bounds the requests to list uploads, of 1,000 each.
@@ -35,10 +37,9 @@ func (o *Origin) AbortOrphans(ctx context.Context, orphans Orphans) (aborted int
 		if !pages.HasMorePages() {
 			break
 		}
-		ctx, c := begin(ctx, opListMultipart)
-		page, err := pages.NextPage(ctx)
+		page, err := o.nextUploads(ctx, pages)
 		if err != nil {
-			return aborted, o.problem(ctx, c, "list multipart uploads of", o.name, err)
+			return aborted, err
 		}
 		now, ok := middleware.GetServerTime(page.ResultMetadata)
 		if !ok {
@@ -55,6 +56,17 @@ func (o *Origin) AbortOrphans(ctx context.Context, orphans Orphans) (aborted int
 		}
 	}
 	return aborted, nil
+}
+
+func (o *Origin) nextUploads(ctx context.Context, pages *s3.ListMultipartUploadsPaginator) (*s3.ListMultipartUploadsOutput, error) {
+	const op = "list multipart uploads of"
+	ctx, c, err := o.beginIn(ctx, limit.Background, opListMultipart, op, o.name)
+	if err != nil {
+		return nil, err
+	}
+	defer c.place.GiveBack()
+	page, err := pages.NextPage(ctx)
+	return page, o.problem(ctx, c, op, o.name, err)
 }
 
 func (o *Origin) pathOf(u types.MultipartUpload) string {

@@ -22,6 +22,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/limit"
 )
 
 // Origin is a bucket, or a folder of it, as an [origin.Origin].
@@ -32,6 +33,7 @@ type Origin struct {
 	prefix   string
 	partSize int64
 	client   *s3.Client
+	budget   *limit.Budget
 	log      *slog.Logger
 	spool    *spool
 }
@@ -50,7 +52,7 @@ func newOrigin(cfg Config, transport *http.Transport) (*Origin, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport.MaxIdleConnsPerHost = cfg.MaxRequests
+	transport.MaxIdleConnsPerHost = cfg.Budget.Places()
 	_, host, _ := strings.Cut(cfg.Endpoint, "://")
 	return &Origin{
 		name:     "r2:" + host + "/" + cfg.Bucket + "/" + cfg.Prefix,
@@ -59,6 +61,7 @@ func newOrigin(cfg Config, transport *http.Transport) (*Origin, error) {
 		prefix:   cfg.Prefix,
 		partSize: cfg.PartSize,
 		client:   s3.New(options(cfg, newRequester(cfg, transport))),
+		budget:   cfg.Budget,
 		log:      cfg.Logger,
 		spool:    newSpool(cfg.SpoolDir, cfg.SpoolMemory),
 	}, nil

@@ -56,7 +56,8 @@ func (o *Origin) refusal(ctx context.Context, c *call, path string, opts origin.
 }
 
 // settle looks whether the object is that of the write with this mark: then the
-// write took effect, whatever its last answer was. Else the refusal holds.
+// write took effect, whatever its last answer was. Else the refusal holds. It has
+// the write's place.
 func (o *Origin) settle(ctx context.Context, path, mark string, refused error) error {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()

@@ -2,7 +2,6 @@ package r2_test
 
 import (
 	"bytes"
-	"context"
 	"io"
 	"net"
 	"net/http"
@@ -10,35 +9,10 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
 )
-
-func TestMaxRequestsHoldsUntilTheBodyIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		config := valid()
-		config.MaxRequests = 1
-		b := serve(t, config, func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Length", "1")
-			io.WriteString(w, "x")
-		})
-		_, body, err := b.Open(t.Context(), path, origin.OpenOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		if _, err := b.Stat(ctx, path); kind(err) != "timeout" {
-			t.Errorf("Stat beside an open body = %v, want to wait until its context ends", err)
-		}
-		body.Close()
-		if _, err := b.Stat(t.Context(), path); err != nil {
-			t.Errorf("Stat after the body was closed = %v", err)
-		}
-	})
-}
 
 func TestRequestsAreWhatR2Takes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

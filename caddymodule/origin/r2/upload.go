@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/limit"
 )
 
 const (
@@ -38,7 +39,11 @@ type upload struct {
 }
 
 func (o *Origin) beginUpload(ctx context.Context, path, mark string, opts origin.CreateOptions) (*upload, error) {
-	callCtx, c := begin(ctx, opCreate)
+	callCtx, c, err := o.beginIn(ctx, limit.Small, opCreate, "create", path)
+	if err != nil {
+		return nil, err
+	}
+	defer c.place.GiveBack()
 	out, err := o.client.CreateMultipartUpload(callCtx, &s3.CreateMultipartUploadInput{
 		Bucket:      &o.bucket,
 		Key:         o.key(path),
@@ -77,7 +82,11 @@ func (u *upload) send(data *part) error {
 }
 
 func (u *upload) sendPart(done *types.CompletedPart, data *part) error {
-	ctx, c := begin(u.sending, opUploadPart)
+	ctx, c, err := u.o.beginIn(u.sending, limit.Upload, opUploadPart, "create", u.path)
+	if err != nil {
+		return err
+	}
+	defer c.place.GiveBack()
 	out, err := u.o.client.UploadPart(ctx, &s3.UploadPartInput{
 		Bucket:     &u.o.bucket,
 		Key:        u.o.key(u.path),
@@ -124,8 +133,12 @@ func (u *upload) complete() error {
 		MultipartUpload: &types.CompletedMultipartUpload{Parts: parts},
 	}
 	in.IfNoneMatch, in.IfMatch = conditions(u.opts)
-	ctx, c := begin(u.ctx, opComplete)
-	_, err := u.o.client.CompleteMultipartUpload(ctx, in, patiently)
+	ctx, c, err := u.o.beginIn(u.ctx, limit.Small, opComplete, "commit", u.path)
+	if err != nil {
+		return err
+	}
+	defer c.place.GiveBack()
+	_, err = u.o.client.CompleteMultipartUpload(ctx, in, patiently)
 	return u.o.commitProblem(ctx, c, u.path, u.mark, u.opts, err)
 }
 
@@ -145,8 +158,12 @@ func (u *upload) abort() error {
 
 // abortUpload drops the parts of an upload, if it is still under way.
 func (o *Origin) abortUpload(ctx context.Context, path string, id *string) error {
-	ctx, c := begin(ctx, opAbort)
-	_, err := o.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
+	ctx, c, err := o.beginIn(ctx, limit.Background, opAbort, "abort", path)
+	if err != nil {
+		return err
+	}
+	defer c.place.GiveBack()
+	_, err = o.client.AbortMultipartUpload(ctx, &s3.AbortMultipartUploadInput{
 		Bucket:   &o.bucket,
 		Key:      o.key(path),
 		UploadId: id,

@@ -10,6 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/limit"
 )
 
 var errEnded = errors.New("already committed or aborted")
@@ -145,9 +146,13 @@ func (s *staged) put() error {
 		Metadata:    marked(s.mark),
 	}
 	in.IfNoneMatch, in.IfMatch = conditions(s.opts)
-	ctx, c := begin(s.ctx, opPut)
-	_, err := s.o.client.PutObject(ctx, in)
-	s.part.release()
+	defer s.part.release()
+	ctx, c, err := s.o.beginIn(s.ctx, limit.Upload, opPut, "commit", s.path)
+	if err != nil {
+		return err
+	}
+	defer c.place.GiveBack()
+	_, err = s.o.client.PutObject(ctx, in)
 	return s.o.commitProblem(ctx, c, s.path, s.mark, s.opts, err)
 }
 

@@ -53,8 +53,9 @@ var ownImports = map[string][]string{
 	"caddymodule/origin":              nil,
 	"caddymodule/origin/dir":          {"caddymodule/internal/durable", "caddymodule/origin"},
 	"caddymodule/origin/guard":        {"caddymodule/origin"},
+	"caddymodule/origin/limit":        {"caddymodule/origin"},
 	"caddymodule/origin/origintest":   {"caddymodule/origin"},
-	"caddymodule/origin/r2":           {"caddymodule/origin"},
+	"caddymodule/origin/r2":           {"caddymodule/origin", "caddymodule/origin/limit"},
 	"caddymodule/maintain":            {"caddymodule/internal/content", "caddymodule/nix", "caddymodule/origin", "caddymodule/upload"},
 	"caddymodule/upload":              {"caddymodule/internal/content", "caddymodule/internal/decompress", "caddymodule/nix", "caddymodule/origin"},
 }

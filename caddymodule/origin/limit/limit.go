@@ -1,0 +1,89 @@
+// Package limit bounds how many requests there are to one bucket at a time. It
+// stands above the layer that judges the answers, so that the wait for a place
+// counts for no answer, and before anything is made for a request, so that those
+// that wait cost little.
+//
+//	Open, Stat, Delete ── take a place ── ask ── the body is closed ── give it back
+//	                   ── too many wait, or for too long: BusyError
+//
+// Small requests always have places of their own; clients share the others
+// fairly. The package knows nothing of HTTP, of the formats of files, or of why
+// a request is made.
+package limit
+
+import (
+	"context"
+	"io"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+)
+
+// Origin is an origin, the reads and deletions of which take places from a
+// budget. Create and List pass: they are one request or many, so the origin below
+// takes a place for each.
+type Origin struct {
+	origin.Origin
+	budget *Budget
+	small  func(path string) bool
+}
+
+var _ origin.Origin = (*Origin)(nil)
+
+// New returns o within a budget. The files that small reports are read by small
+// requests.
+func New(o origin.Origin, budget *Budget, small func(path string) bool) *Origin {
+	return &Origin{Origin: o, budget: budget, small: small}
+}
+
+// Waiting returns how many requests wait for their place.
+func (o *Origin) Waiting() int { return o.budget.Waiting() }
+
+// Open implements [origin.Reader]. The place is taken until the body is closed.
+// What has an IfMatch goes on with a file that somebody reads already.
+func (o *Origin) Open(ctx context.Context, path string, opts origin.OpenOptions) (origin.Info, io.ReadCloser, error) {
+	class := Large
+	if o.small(path) {
+		class = Small
+	}
+	place, err := o.budget.Take(ctx, Request{Class: class, Op: "open", Path: path, Continues: opts.IfMatch != ""})
+	if err != nil {
+		return origin.Info{}, nil, err
+	}
+	info, rc, err := o.Origin.Open(ctx, path, opts)
+	if err != nil {
+		place.GiveBack()
+		return info, nil, err
+	}
+	return info, &body{ReadCloser: rc, place: place}, nil
+}
+
+// Stat implements [origin.Reader].
+func (o *Origin) Stat(ctx context.Context, path string) (origin.Info, error) {
+	place, err := o.budget.Take(ctx, Request{Class: Small, Op: "stat", Path: path})
+	if err != nil {
+		return origin.Info{}, err
+	}
+	defer place.GiveBack()
+	return o.Origin.Stat(ctx, path)
+}
+
+// Delete implements [origin.Writer].
+func (o *Origin) Delete(ctx context.Context, path string) error {
+	place, err := o.budget.Take(ctx, Request{Class: Small, Op: "delete", Path: path})
+	if err != nil {
+		return err
+	}
+	defer place.GiveBack()
+	return o.Origin.Delete(ctx, path)
+}
+
+// body gives the place back.
+type body struct {
+	io.ReadCloser
+	place *Place
+}
+
+func (b *body) Close() error {
+	defer b.place.GiveBack()
+	return b.ReadCloser.Close()
+}
