@@ -18,8 +18,9 @@ func init() {
 // whether its config is to run, or was only to be validated. It has no settings
 // and need not be written in a config.
 type App struct {
-	caches  map[*pooledCache]settings
-	buckets map[*pooledCache][]*r2.Origin // that uploads may have left orphans in
+	handlers []*Handler
+	caches   map[*pooledCache]settings
+	buckets  map[*pooledCache][]*r2.Origin // that uploads may have left orphans in
 }
 
 // CaddyModule returns the Caddy module information.
@@ -30,8 +31,10 @@ func (App) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// use has a handler's cache started with its limits.
-func (a *App) use(p *pooledCache, s settings) error {
+// use has a handler started, and its cache with its limits.
+func (a *App) use(h *Handler) error {
+	p, s := h.pooled, h.set
+	a.handlers = append(a.handlers, h)
 	if a.caches == nil {
 		a.caches = make(map[*pooledCache]settings)
 	}
@@ -57,6 +60,10 @@ func (a *App) Start() error {
 		p.cache.SetLimits(s.limits())
 		p.cache.Start()
 		p.orphans.watch(a.buckets[p])
+	}
+	for _, h := range a.handlers {
+		h.logStart()
+		h.ready.watch()
 	}
 	return nil
 }

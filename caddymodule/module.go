@@ -129,6 +129,7 @@ type Handler struct {
 	statuses       cacheStatuses
 	serving        context.Context // ends when the server begins to shut down
 	throttle       *auth.Throttle
+	ready          *readiness
 	failures       *failureLog
 	refused        *refusedClients
 }
@@ -168,6 +169,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 	if h.origin, err = h.set.origin.open(h.log, h.metrics.observeOrigin); err != nil {
 		return err
 	}
+	h.ready = newReadiness(h.origin, h.log, h.metrics.originUp)
 	h.receiver = &upload.Receiver{
 		Origin:            h.origin,
 		TrustedKeys:       h.set.trustedKeys,
@@ -214,12 +216,13 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 	if bucket, ok := bucketOf(h.origin); ok && h.set.authorities.Any(auth.Upload) {
 		app.(*App).clean(h.pooled, bucket)
 	}
-	return app.(*App).use(h.pooled, h.set)
+	return app.(*App).use(h)
 }
 
 // Cleanup gives up what Provision took. Requests under way go on.
 func (h *Handler) Cleanup() error {
-	if h.failures != nil {
+	if h.ready != nil {
+		h.ready.end()
 		h.failures.end()
 	}
 	err := h.giveBackIssuers()

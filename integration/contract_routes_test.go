@@ -171,8 +171,7 @@ func TestReadyTellsThatTheOriginIsDown(t *testing.T) {
 	o := r2Origin(t)
 	c := startCache(t, o)
 	o.bucket.setFault(refuse)
-	a := c.get(t, "/health/ready")
-	a.wantStatus(t, http.StatusServiceUnavailable)
+	a := c.awaitStatus(t, "/health/ready", http.StatusServiceUnavailable)
 	a.wantHeader(t, "Cache-Control", "no-store")
 	var health struct{ Status, Detail string }
 	if err := json.Unmarshal(a.Body, &health); err != nil || health.Status == "ok" || health.Detail == "" {

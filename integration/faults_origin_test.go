@@ -210,11 +210,11 @@ func TestOriginRefusesConnections(t *testing.T) {
 	}
 	c.get(t, "/nix-cache-info").wantStatus(t, http.StatusOK)
 	c.get(t, "/health").wantStatus(t, http.StatusOK)
-	c.get(t, "/health/ready").wantStatus(t, http.StatusServiceUnavailable)
+	c.awaitStatus(t, "/health/ready", http.StatusServiceUnavailable)
 
 	g.open(t)
 	c.eventuallyServes(t, cold)
-	c.get(t, "/health/ready").wantStatus(t, http.StatusOK)
+	c.awaitStatus(t, "/health/ready", http.StatusOK)
 }
 
 // warmUp brings a package into memory and onto disk.
@@ -559,8 +559,8 @@ func TestMissingBucket(t *testing.T) {
 			t.Errorf("%s: status %d", a.Request, a.Status)
 		}
 	}
-	c.get(t, "/health/ready").wantStatus(t, http.StatusServiceUnavailable)
-	c.logged(t, "there is no bucket "+bucketName)
+	c.awaitStatus(t, "/health/ready", http.StatusServiceUnavailable)
+	c.logged(t, "there is no such bucket")
 	if _, err := o.bucket.direct.CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: aws.String(bucketName)}); err != nil {
 		t.Fatal(err)
 	}

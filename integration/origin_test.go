@@ -78,6 +78,7 @@ type r2Bucket struct {
 	mu     struct {
 		sync.Mutex
 		requests []bucketRequest
+		probes   int // requests whether the bucket answers; they come by themselves, too
 		fault    bucketFault
 	}
 }
@@ -127,7 +128,11 @@ func (b *r2Bucket) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	path := strings.TrimPrefix(r.URL.Path, "/"+bucketName+"/")
 	b.mu.Lock()
-	b.mu.requests = append(b.mu.requests, bucketRequest{r.Method, path, r.Header.Get("Range")})
+	if path == "nix-cache-info" {
+		b.mu.probes++
+	} else {
+		b.mu.requests = append(b.mu.requests, bucketRequest{r.Method, path, r.Header.Get("Range")})
+	}
 	fault := b.mu.fault
 	b.mu.Unlock()
 	if fault != nil {
@@ -160,6 +165,16 @@ func (b *r2Bucket) take() []bucketRequest {
 	defer b.mu.Unlock()
 	taken := b.mu.requests
 	b.mu.requests = nil
+	return taken
+}
+
+// takeProbes returns how many requests since the last takeProbes asked whether the
+// bucket answers.
+func (b *r2Bucket) takeProbes() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	taken := b.mu.probes
+	b.mu.probes = 0
 	return taken
 }
 

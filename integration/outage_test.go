@@ -46,22 +46,26 @@ func TestOutage(t *testing.T) {
 	stale.wantStatus(t, http.StatusNotFound)
 	stale.wantHeader(t, "Cache-Status", staleHit)
 	c.head(t, narinfoPath(missing)).wantStatus(t, http.StatusNotFound)
-	c.get(t, "/health/ready").wantStatus(t, http.StatusServiceUnavailable)
+	c.awaitStatus(t, "/health/ready", http.StatusServiceUnavailable)
 	c.get(t, "/health").wantStatus(t, http.StatusOK)
 
 	o.bucket.setFault(nil)
 	c.awaitStatus(t, narPath(cold), http.StatusOK)
 	c.get(t, narinfoPath(cold)).wantBody(t, cold.Text())
-	c.get(t, "/health/ready").wantStatus(t, http.StatusOK)
+	c.awaitStatus(t, "/health/ready", http.StatusOK)
 }
 
-// awaitStatus repeats a GET until it has this status.
-func (c *cache) awaitStatus(tb testing.TB, path string, status int) {
+// awaitStatus repeats a GET until it has this status, and returns its answer.
+func (c *cache) awaitStatus(tb testing.TB, path string, status int) answer {
 	tb.Helper()
 	deadline := time.After(patience)
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	for c.get(tb, path).Status != status {
+	for {
+		a := c.get(tb, path)
+		if a.Status == status {
+			return a
+		}
 		select {
 		case <-tick.C:
 		case <-deadline:

@@ -13,6 +13,7 @@ package guard
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"iter"
 	"log/slog"
@@ -48,6 +49,7 @@ type Guard struct {
 		sync.Mutex
 		failures int       // in a row
 		timeout  bool      // the last one was a time-out
+		cause    error     // of the last one
 		probe    time.Time // when to ask again, once there are maxFailures
 	}
 }
@@ -129,7 +131,7 @@ func (g *Guard) admit(op, path string) error {
 		g.mu.probe = now.Add(probeInterval)
 		return nil
 	}
-	return &origin.UnavailableError{Op: op, Path: path, Timeout: g.mu.timeout, Err: ErrNotAsked}
+	return &origin.UnavailableError{Op: op, Path: path, Timeout: g.mu.timeout, Err: fmt.Errorf("%w: %w", ErrNotAsked, g.mu.cause)}
 }
 
 func (g *Guard) note(err error) {
@@ -146,7 +148,7 @@ func (g *Guard) note(err error) {
 		return
 	}
 	g.mu.failures++
-	g.mu.timeout = unavailable.Timeout
+	g.mu.timeout, g.mu.cause = unavailable.Timeout, unavailable.Err
 	g.mu.probe = time.Now().Add(probeInterval)
 	if g.mu.failures == maxFailures {
 		g.log.Error("the origin is out of reach: only what is cached is served until it answers", "error", err)

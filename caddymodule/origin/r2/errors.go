@@ -93,7 +93,7 @@ const mostSkew = 15 * time.Minute
 // HEAD has no code.
 func (o *Origin) refused(op, path string, a *answer) error {
 	e := &origin.RefusedError{Op: op, Path: path, Origin: o.described()}
-	off := a.skew.Abs().Round(time.Second)
+	off := a.skew.Abs().Round(time.Minute)
 	if a.code == codeSkewed || a.code == "" && off > mostSkew {
 		e.Cause = "this machine's clock is off by " + off.String()
 		e.Advice = "set it, for example by NTP"
