@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -15,13 +16,32 @@ import (
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/guard"
 )
 
+// lockedBuffer is a buffer for several goroutines.
+type lockedBuffer struct {
+	mu struct {
+		sync.Mutex
+		bytes.Buffer
+	}
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.mu.Write(p)
+}
+
+// lines takes the lines that were written since the last time.
+func (b *lockedBuffer) lines() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.mu.Reset()
+	return strings.FieldsFunc(b.mu.String(), func(r rune) bool { return r == '\n' })
+}
+
 // linesOf returns a log, and what takes the lines it has got since.
 func linesOf() (log *slog.Logger, take func() []string) {
-	b := new(bytes.Buffer)
-	return slog.New(slog.NewTextHandler(b, nil)), func() []string {
-		defer b.Reset()
-		return strings.FieldsFunc(b.String(), func(r rune) bool { return r == '\n' })
-	}
+	b := new(lockedBuffer)
+	return slog.New(slog.NewTextHandler(b, nil)), b.lines
 }
 
 func wantLines(t *testing.T, got []string, want ...string) {

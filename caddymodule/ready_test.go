@@ -3,29 +3,50 @@ package caddymodule
 import (
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
-	"github.com/stevedores-org/nix-cache/caddymodule/origin/origintest"
 )
 
 // slowOrigin answers a Stat after a while, and counts them.
 type slowOrigin struct {
 	origin.Reader
-	takes time.Duration
-	err   error
-	asked int
+	asked atomic.Int64
+	mu    struct {
+		sync.Mutex
+		takes time.Duration
+		err   error
+	}
+}
+
+// answers sets what it answers from now on, and after how long.
+func (o *slowOrigin) answers(err error, takes time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.mu.err, o.mu.takes = err, takes
 }
 
 func (o *slowOrigin) Stat(ctx context.Context, path string) (origin.Info, error) {
-	o.asked++
+	o.asked.Add(1)
+	o.mu.Lock()
+	err, takes := o.mu.err, o.mu.takes
+	o.mu.Unlock()
 	select {
-	case <-time.After(o.takes):
-		return origin.Info{}, o.err
+	case <-time.After(takes):
+		return origin.Info{}, err
 	case <-ctx.Done():
 		return origin.Info{}, ctx.Err()
+	}
+}
+
+func wantAsked(t *testing.T, o *slowOrigin, up *atomic.Bool, asked int64, isUp bool) {
+	t.Helper()
+	if got := o.asked.Load(); got != asked || up.Load() != isUp {
+		t.Errorf("asked %d times, want %d; up: %v, want %v", got, asked, up.Load(), isUp)
 	}
 }
 
@@ -34,9 +55,9 @@ func (o *slowOrigin) Stat(ctx context.Context, path string) (origin.Info, error)
 func TestReadinessIsShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, take := linesOf()
-		o := &slowOrigin{Reader: origintest.NewMemory(), takes: 300 * time.Millisecond, err: errors.New("no")}
-		up := true
-		r := newReadiness(o, log, func(now bool) { up = now })
+		o, up := new(slowOrigin), new(atomic.Bool)
+		o.answers(errors.New("no"), 300*time.Millisecond)
+		r := newReadiness(o, log, up.Store)
 		defer r.end()
 		for range 300 {
 			go func() {
@@ -48,16 +69,15 @@ func TestReadinessIsShared(t *testing.T) {
 		time.Sleep(readyInterval - 1)
 		synctest.Wait()
 		r.ask(t.Context())
-		if o.asked != 1 || up {
-			t.Errorf("asked %d times, want once; up: %v", o.asked, up)
-		}
+		wantAsked(t, o, up, 1, false)
 		wantLines(t, take(), "not ready|error=no")
 		time.Sleep(1)
 		synctest.Wait()
-		o.err = nil
-		if err := r.ask(t.Context()); err != nil || o.asked != 2 || !up {
-			t.Errorf("after a second: %v, asked %d times, up: %v", err, o.asked, up)
+		o.answers(nil, 0)
+		if err := r.ask(t.Context()); err != nil {
+			t.Error(err)
 		}
+		wantAsked(t, o, up, 2, true)
 		wantLines(t, take(), "ready: the origin answers")
 	})
 }
@@ -67,24 +87,20 @@ func TestReadinessIsShared(t *testing.T) {
 func TestReadinessIsWatched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log, take := linesOf()
-		o := &slowOrigin{Reader: origintest.NewMemory(), err: &origin.UnavailableError{Op: "stat", Path: "a", Err: errors.New("gone")}}
-		up := true
-		r := newReadiness(o, log, func(now bool) { up = now })
+		o, up := new(slowOrigin), new(atomic.Bool)
+		o.answers(&origin.UnavailableError{Op: "stat", Path: "a", Err: errors.New("gone")}, 0)
+		r := newReadiness(o, log, up.Store)
 		r.watch()
 		time.Sleep(3*watchInterval + 1)
 		synctest.Wait()
-		if o.asked != 4 || up {
-			t.Errorf("asked %d times, want 4; up: %v", o.asked, up)
-		}
+		wantAsked(t, o, up, 4, false)
 		wantLines(t, take(), "not ready|gone")
-		o.err = nil
+		o.answers(nil, 0)
 		time.Sleep(10 * watchInterval)
 		synctest.Wait()
-		if o.asked != 5 || !up {
-			t.Errorf("asked %d times, want 5; up: %v", o.asked, up)
-		}
+		wantAsked(t, o, up, 5, true)
 		wantLines(t, take(), "ready: the origin answers")
-		o.takes = time.Hour
+		o.answers(nil, time.Hour)
 		go r.ask(t.Context())
 		synctest.Wait()
 		r.end()
