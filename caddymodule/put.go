@@ -42,7 +42,7 @@ func (h *Handler) write(a *answer, t target) {
 func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 	incoming := h.files.Incoming(p, a.r.ContentLength)
 	defer incoming.Drop()
-	received := &countingReader{Reader: a.r.Body}
+	received := &countingReader{Reader: requestBody{a.r.Body}}
 	outcome, err := h.receiver.Receive(a.context(), p, upload.Body{
 		Reader:   incoming.Tee(received),
 		Size:     a.r.ContentLength,
@@ -129,6 +129,21 @@ func failedOutcome(err error) uploadOutcome {
 
 func (h *Handler) countUpload(a *answer, bytes int64, o uploadOutcome) {
 	h.metrics.upload(receivedUpload{a.kind, o.outcome, o.reason, bytes, time.Since(a.begun)})
+}
+
+// requestBody is a body that another handler may have bounded: Caddy's
+// request_body does.
+type requestBody struct{ io.Reader }
+
+func (b requestBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if over, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		err = &upload.RejectedError{
+			Reason: upload.TooLarge,
+			Text:   fmt.Sprintf("larger than the %d bytes that this server takes (request_body max_size)", over.Limit),
+		}
+	}
+	return n, err
 }
 
 // countingReader counts what is read.

@@ -249,8 +249,9 @@ func (c *cache) endsSoon(tb testing.TB) {
 		tb.Fatal(err)
 	}
 	await(tb, "Caddy's end", c.ended)
-	if took := time.Since(begun); took > 7*time.Second {
-		tb.Errorf("Caddy ended after %v", took)
+	took := time.Since(begun)
+	if tb.Logf("Caddy ended after %v", took); took > 7*time.Second {
+		tb.Error("it was held up")
 	}
 	if code := c.cmd.ProcessState.ExitCode(); code != 0 {
 		tb.Errorf("Caddy ended with %d", code)

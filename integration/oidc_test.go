@@ -26,6 +26,8 @@ func TestOIDC(t *testing.T) {
 		{"a branch", is.token(t, key, map[string]any{"ref": "refs/heads/topic"}), "the token's claims"},
 		{"another audience", is.token(t, key, map[string]any{"aud": "https://other.example.org"}), "the token's audience"},
 		{"expired", is.token(t, key, map[string]any{"exp": time.Now().Add(-time.Hour).Unix()}), "the token expired"},
+		{"an expiry that is a text", is.token(t, key, map[string]any{"exp": "never"}), "the token's claim exp has the wrong type"},
+		{"an audience that is a number", is.token(t, key, map[string]any{"aud": 7}), "the token's claim aud has the wrong type"},
 		{"signed by a stranger", is.token(t, stranger, nil), "no key that the token's issuer publishes"},
 		{"another issuer", is.token(t, key, map[string]any{"iss": "https://other.example.org"}), "not known here"},
 	} {

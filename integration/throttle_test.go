@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -65,6 +66,44 @@ func wrongToken(i int) string {
 		return readToken[:len(readToken)-1] + fmt.Sprint(i)
 	}
 	return fmt.Sprint("far", i)
+}
+
+// TestForgedAddress: behind a proxy, with what the README says to set, a client
+// can't choose the address that its wrong tokens are counted for.
+func TestForgedAddress(t *testing.T) {
+	t.Parallel()
+	options := strings.Replace(globalOptions, "protocols h1 h2", readmeProxies(t), 1)
+	o := dirOrigin(t)
+	c := caddySetup{Caddyfile: options + site("http://localhost", cacheDirective(o))}.start(t)
+	cache := &cache{caddy: c, origin: o, base: c.HTTP, http: c.client(t)}
+	const client = "198.51.100.7"
+	begin := time.Now()
+	const attempts = 14 // of which the last four are answered 0.1, 0.2, 0.3 and 0.4 s later
+	for i := range attempts {
+		forged := fmt.Sprintf("203.0.113.%d, 127.0.0.1, %s", i, client) // the last one is the proxy's word
+		a := cache.do(t, "PUT", narPath(signedPackage("forged", 100)), nil, basic("wrong"), header("X-Forwarded-For", forged))
+		a.wantStatus(t, http.StatusForbidden)
+	}
+	if took := time.Since(begin); took < time.Second {
+		t.Errorf("%d wrong tokens took %v: they were not counted together", attempts, took)
+	}
+	if got := c.logged(t, `"msg":"refused"`)["client"]; got != client {
+		t.Errorf("the log has client %v, want %s", got, client)
+	}
+}
+
+// readmeProxies returns what the README sets of proxies, for one on this machine.
+func readmeProxies(t *testing.T) string {
+	t.Helper()
+	snippets, _ := parseReadme(readFile(t, checkout(t)+"/README.md"))
+	for _, s := range snippets {
+		_, inside, ok := strings.Cut(s.text, "servers {\n")
+		if settings, _, ended := strings.Cut(inside, "}"); ok && ended && strings.Contains(settings, "trusted_proxies") {
+			return strings.ReplaceAll(settings, "10.0.0.5/32", "127.0.0.1/32")
+		}
+	}
+	t.Fatal("the README sets no trusted_proxies")
+	return ""
 }
 
 // TestMissesLookTheSame: a near miss is answered in the same words as a far one.

@@ -128,12 +128,13 @@ func (r *Receiver) Receive(ctx context.Context, path nix.CachePath, body Body) (
 	return receive(r, ctx, path, body)
 }
 
-// clientReader tells the client's failures from the origin's.
+// clientReader tells the client's failures from the origin's. What refuses the
+// body by itself is a *RejectedError already.
 type clientReader struct{ r io.Reader }
 
 func (c clientReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF && !errors.As(err, new(*RejectedError)) {
 		err = &RejectedError{Incomplete, fmt.Sprintf("the body broke off: %v", rootOf(err))}
 	}
 	return n, err

@@ -19,6 +19,11 @@ const (
 	wrongClaims    = "the token's claims are not those of a job that this cache lets in"
 )
 
+// wrongType is the reason where a claim has a value that it can't have.
+func wrongType(claim string) string {
+	return "the token's claim " + claim + " has the wrong type, or is out of range"
+}
+
 func (e *RefusedError) Error() string { return e.Reason + " (" + e.Detail + ")" }
 
 // Unwrap makes it an unknown credential, like any other that lets nobody in.

@@ -75,16 +75,37 @@ func (is *Issuer) verify(ctx context.Context, u unverified) (*job, error) {
 			continue
 		}
 		j := new(job)
-		err := u.token.Claims(key.Key, &j.Claims, &j.claims)
+		err := u.token.Claims(key.Key, &j.claims)
 		if errors.Is(err, jose.ErrCryptoFailure) {
 			continue
 		}
 		if err != nil {
 			return nil, &RefusedError{Reason: wrongSignature, Detail: fmt.Sprintf("%.200s", err.Error())}
 		}
+		if err := j.readClaims(); err != nil {
+			return nil, err
+		}
 		return j, j.validate(is.url)
 	}
 	return nil, &RefusedError{Reason: wrongSignature, Detail: fmt.Sprintf("kid %.200q, alg %s, %d keys tried", id, algorithm, len(keys))}
+}
+
+// readClaims reads the claims that every token may have. The issuer has signed
+// them, so that one of the wrong type is its mistake, or its sender's.
+func (j *job) readClaims() error {
+	for name, claim := range map[string]any{
+		"iss": &j.Issuer, "sub": &j.Subject, "aud": &j.Audience,
+		"exp": &j.Expiry, "nbf": &j.NotBefore, "iat": &j.IssuedAt, "jti": &j.ID,
+	} {
+		raw, there := j.claims[name]
+		if !there {
+			continue
+		}
+		if err := json.Unmarshal(raw, claim); err != nil {
+			return &RefusedError{Reason: wrongType(name), Detail: fmt.Sprintf("it is %.200s", raw)}
+		}
+	}
+	return nil
 }
 
 func (j *job) validate(issuer string) error {
