@@ -11,6 +11,7 @@ import (
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/r2"
 	"github.com/stevedores-org/nix-cache/caddymodule/upload"
 )
 
@@ -29,7 +30,7 @@ func parseDirective(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 // subdirectives has a row for each: what it does with the rest of its line.
 var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"name":            value(func(h *Handler) *Value { return &h.Name }, anyText),
-	"memory":          value(func(h *Handler) *Value { return &h.Memory }, checked(parseSize)),
+	"memory":          value(func(h *Handler) *Value { return &h.Memory }, checked(parseMemory)),
 	"negative_ttl":    value(func(h *Handler) *Value { return &h.NegativeTTL }, checked(parseDuration)),
 	"upload_token":    (*Handler).unmarshalUploadToken,
 	"priority":        value(func(h *Handler) *Value { return &h.Priority }, checked(parseInteger)),
@@ -54,7 +55,7 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 // r2Options is the same for the block of `origin r2`.
 var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 	"bucket":            value(func(c *R2Config) *Value { return &c.Bucket }, anyText),
-	"account_id":        value(func(c *R2Config) *Value { return &c.AccountID }, anyText),
+	"account_id":        value(func(c *R2Config) *Value { return &c.AccountID }, r2.CheckAccountID),
 	"jurisdiction":      value(func(c *R2Config) *Value { return &c.Jurisdiction }, anyText),
 	"endpoint":          value(func(c *R2Config) *Value { return &c.Endpoint }, anyText),
 	"access_key_id":     value(func(c *R2Config) *Value { return &c.AccessKeyID }, anyText),
@@ -112,18 +113,27 @@ var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 //	}
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
+	h.Source = make(Source)
+	h.Source.note("", d)
 	if d.NextArg() {
 		return d.Errf("%s takes no argument but a matcher, got %q: settings go into its block", directive, d.Val())
 	}
-	return unmarshalBlock(h, d, subdirectives)
+	return unmarshalBlock(h, d, block[Handler]{subdirectives, "", h.Source})
 }
 
 // repeatable are the subdirectives that can be given several times.
 var repeatable = []string{"token", "oidc", "claim", "trusted_public_key", "sign_with"}
 
+// block is a block that is to be read.
+type block[T any] struct {
+	table  map[string]func(*T, *caddyfile.Dispenser) error
+	name   string // of its settings in source, before their own
+	source Source
+}
+
 // unmarshalBlock reads a block by its table. But for those that are repeatable,
 // each subdirective stands once.
-func unmarshalBlock[T any](to *T, d *caddyfile.Dispenser, table map[string]func(*T, *caddyfile.Dispenser) error) error {
+func unmarshalBlock[T any](to *T, d *caddyfile.Dispenser, b block[T]) error {
 	seen := make(map[string]bool)
 	last := directive
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
@@ -132,14 +142,15 @@ func unmarshalBlock[T any](to *T, d *caddyfile.Dispenser, table map[string]func(
 			return d.Errf("%s takes no block", last)
 		}
 		last = name
-		parse, known := table[name]
+		parse, known := b.table[name]
 		if !known {
-			return d.Errf("unknown setting %q: expected one of %s", name, strings.Join(slices.Sorted(maps.Keys(table)), ", "))
+			return d.Errf("unknown setting %q: expected one of %s", name, strings.Join(slices.Sorted(maps.Keys(b.table)), ", "))
 		}
 		if seen[name] && !slices.Contains(repeatable, name) {
 			return d.Errf("%s is given twice", name)
 		}
 		seen[name] = true
+		b.source.note(b.name, d)
 		if err := parse(to, d); err != nil {
 			return err
 		}
@@ -191,7 +202,7 @@ func (h *Handler) unmarshalOrigin(d *caddyfile.Dispenser) error {
 		return nil
 	case len(args) == 1 && args[0] == "r2":
 		h.Origin = &OriginConfig{R2: &R2Config{}}
-		return unmarshalBlock(h.Origin.R2, d, r2Options)
+		return unmarshalBlock(h.Origin.R2, d, block[R2Config]{r2Options, "origin r2: ", h.Source})
 	default:
 		return d.Errf("origin: expected `origin dir [<path>]` or `origin r2 { … }`, got %q", strings.Join(args, " "))
 	}

@@ -61,7 +61,7 @@ var directives = []struct{ name, block, want string }{
 	{"origin dir at its default", `origin dir`, `{"origin": {"dir": {}}}`},
 	{"origin r2", `origin r2 {
 		bucket b
-		account_id a
+		account_id 0123456789abcdef0123456789abcdef
 		jurisdiction eu
 		endpoint https://r2.example.org
 		access_key_id {env.KEY_ID}
@@ -72,7 +72,7 @@ var directives = []struct{ name, block, want string }{
 		part_size 8MiB
 		parallel 4
 		max_requests 32
-	}`, `{"origin": {"r2": {"bucket": "b", "account_id": "a", "jurisdiction": "eu", "endpoint": "https://r2.example.org",
+	}`, `{"origin": {"r2": {"bucket": "b", "account_id": "0123456789abcdef0123456789abcdef", "jurisdiction": "eu", "endpoint": "https://r2.example.org",
 		"access_key_id": "{env.KEY_ID}", "secret_access_key": "{env.SECRET}", "session_token": "{env.SESSION}",
 		"region": "auto", "prefix": "some/path", "part_size": "8MiB", "parallel": "4", "max_requests": "32"}}}`},
 	{"memory", `memory 1GiB`, `{"memory": "1GiB"}`},
@@ -130,6 +130,7 @@ func TestAdapt(t *testing.T) {
 				t.Fatalf("%d handlers in %s", len(found), config)
 			}
 			delete(found[0], "handler")
+			delete(found[0], "source")
 			if want := decode(t, test.want); !reflect.DeepEqual(any(found[0]), want) {
 				t.Errorf("adapted to %v\nwant %v", found[0], want)
 			}
@@ -168,6 +169,8 @@ func TestMistakesAreNamed(t *testing.T) {
 		{`memory`, []string{"memory", "one value"}},
 		{`memory 1GiB 2GiB`, []string{"memory", "one value", "got 2"}},
 		{`memory much`, []string{"memory", `"much"`, "512MiB"}},
+		{`memory 256`, []string{"memory", "256 bytes are too few", "is 256MiB meant?", "1.0 MiB"}},
+		{`memory 4kB`, []string{"memory", "4000 bytes are too few: expected at least 1.0 MiB, or 0 for no tier, at"}},
 		{`memory -1`, []string{"memory", `"-1"`, "512MiB"}},
 		{`memory ""`, []string{"memory", `""`, "512MiB"}},
 		{`memory 99999999999999GiB`, []string{"memory", "99999999999999GiB", "512MiB"}},
@@ -189,6 +192,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		{`origin dir /a /b`, []string{"origin", "/a /b", "origin dir"}},
 		{"origin r2 {\nbukcet b\n}", []string{`"bukcet"`, "bucket"}},
 		{"origin r2 {\nbucket a\nbucket b\n}", []string{"bucket", "twice"}},
+		{"origin r2 {\naccount_id 0123\n}", []string{"account_id", `"0123"`, "32 hexadecimal digits"}},
 		{"origin r2 {\nparallel many\n}", []string{"parallel", `"many"`, "whole number"}},
 		{"origin dir /a\norigin dir /b", []string{"origin", "twice"}},
 		{`disk`, []string{"disk", "<path> <size>", "disk off"}},

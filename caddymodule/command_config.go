@@ -61,7 +61,7 @@ func (f *cacheFlags) load(log *slog.Logger) (*storedCache, error) {
 
 // stored resolves what the commands need.
 func (h *Handler) stored() (*storedCache, error) {
-	v := values{repl: caddy.NewReplacer()}
+	v := values{repl: caddy.NewReplacer(), source: h.Source}
 	s := &storedCache{name: v.text("name", h.Name, defaultName), handler: h}
 	from := h.Origin.resolve(&v)
 	s.trusted = h.resolveKeys(&v)
@@ -70,12 +70,12 @@ func (h *Handler) stored() (*storedCache, error) {
 	}
 	var err error
 	s.origin, err = from.open(h.log, nil)
-	return s, err
+	return s, h.Source.locate("origin", err)
 }
 
 // signWith returns the keys of sign_with.
 func (s *storedCache) signWith() ([]nix.PrivateKey, error) {
-	v := values{repl: caddy.NewReplacer()}
+	v := values{repl: caddy.NewReplacer(), source: s.handler.Source}
 	keys := s.handler.resolveSignWith(&v, s.trusted)
 	return keys, v.err
 }
@@ -125,7 +125,7 @@ func cachesOf(config []byte) (map[string][]*Handler, error) {
 		if err := json.Unmarshal(text, h); err != nil {
 			return nil, fmt.Errorf("read config: nix_cache: %w", err)
 		}
-		v := values{repl: caddy.NewReplacer()}
+		v := values{repl: caddy.NewReplacer(), source: h.Source}
 		name := v.text("name", h.Name, defaultName)
 		if v.err != nil {
 			return nil, v.err

@@ -93,10 +93,10 @@ func dataDir(name string) string { return filepath.Join(caddy.AppDataDir(), "nix
 
 // resolve reads the Handler's values. Its error names the setting.
 func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
-	v := values{repl: repl}
+	v := values{repl: repl, source: h.Source}
 	s := settings{
 		name:          v.text("name", h.Name, defaultName),
-		memory:        v.size("memory", h.Memory, defaultMemory),
+		memory:        resolveAs(&v, "memory", h.Memory, int64(defaultMemory), parseMemory),
 		negativeTTL:   v.duration("negative_ttl", h.NegativeTTL, defaultTTL),
 		priority:      v.integer("priority", h.Priority, defaultPrio),
 		narinfoMaxAge: v.duration("narinfo_max_age", h.NARInfoMaxAge, defaultMaxAge),
@@ -115,6 +115,9 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 	s.signWith = h.resolveSignWith(&v, s.trustedKeys)
 	if h.VerifyReads && s.trustedKeys.Len() == 0 {
 		v.fail("verify_reads", errors.New("there is no key to verify with: set trusted_public_key"))
+	}
+	for _, e := range v.empty {
+		h.log.Warn("a placeholder stands for nothing, since it is empty or not set", "setting", e.setting, "placeholder", e.placeholder, "at", h.Source.of(e.setting))
 	}
 	return s, v.err
 }
@@ -139,7 +142,7 @@ func (h *Handler) resolveKeys(v *values) nix.PublicKeys {
 	for _, value := range h.TrustedPublicKeys {
 		for text := range strings.FieldsSeq(v.text("trusted_public_key", value, "")) {
 			key, err := nix.ParsePublicKey(text)
-			v.fail("trusted_public_key", err)
+			v.failOf("trusted_public_key", value, err)
 			keys = append(keys, key)
 		}
 	}
@@ -153,19 +156,32 @@ func (h *Handler) resolveKeys(v *values) nix.PublicKeys {
 
 // values resolves Values, and keeps the first error.
 type values struct {
-	repl *caddy.Replacer
-	err  error
+	repl   *caddy.Replacer
+	source Source
+	err    error
+	empty  []emptyPlaceholder
 }
 
-func (v *values) fail(setting string, err error) {
+// emptyPlaceholder is one that stands for nothing: mostly it is misspelt.
+type emptyPlaceholder struct{ setting, placeholder string }
+
+func (v *values) fail(setting string, err error) { v.failOf(setting, "", err) }
+
+// failOf is fail for one value of a setting that may have several.
+func (v *values) failOf(setting string, value Value, err error) {
 	if err != nil && v.err == nil {
-		v.err = fmt.Errorf("%s: %w", setting, err)
+		v.err = v.source.locate(strings.TrimSpace(setting+" "+string(value)), fmt.Errorf("%s: %w", setting, err))
 	}
 }
 
 func (v *values) text(setting string, value Value, fallback string) string {
-	s, err := v.repl.ReplaceFunc(string(value), known)
-	v.fail(setting, err)
+	s, err := v.repl.ReplaceFunc(string(value), func(placeholder string, value any) (any, error) {
+		if value == "" {
+			v.empty = append(v.empty, emptyPlaceholder{setting, "{" + placeholder + "}"})
+		}
+		return known(placeholder, value)
+	})
+	v.failOf(setting, value, err)
 	if s == "" {
 		return fallback
 	}

@@ -48,12 +48,13 @@ func (h *Handler) resolveTokens(v *values) *auth.Tokens {
 		if i == 0 {
 			setting = "upload_token"
 		}
-		name, secret := v.text(setting, t.Name, ""), v.text(setting, t.Secret, "")
-		if i == 0 && secret == "" {
-			continue // it is not set
-		}
+		name := v.text(setting, t.Name, "")
 		if i > 0 {
 			setting += " " + name
+		}
+		secret := v.text(setting, t.Secret, "")
+		if i == 0 && secret == "" {
+			continue // it is not set
 		}
 		rights, err := auth.ParseRights(t.Rights)
 		if err != nil {

@@ -59,7 +59,7 @@ func (h *Handler) unmarshalOIDC(d *caddyfile.Dispenser) error {
 	if err := setValue(d, "oidc", &c.Issuer, args[0], oidc.CheckIssuer); err != nil {
 		return err
 	}
-	if err := unmarshalBlock(&c, d, oidcOptions); err != nil {
+	if err := unmarshalBlock(&c, d, block[OIDCConfig]{oidcOptions, "oidc " + args[0] + ": ", h.Source}); err != nil {
 		return err
 	}
 	g, err := c.grant(func(v Value) string { return string(v) })
@@ -116,7 +116,7 @@ func (c OIDCConfig) resolve(v *values) oidc.Grant {
 	setting := "oidc " + string(c.Issuer)
 	g, err := c.grant(func(value Value) string { return v.filled(setting, value) })
 	v.fail(setting, err)
-	v.fail("oidc", oidc.CheckIssuer(g.Issuer))
+	v.failOf("oidc", c.Issuer, oidc.CheckIssuer(g.Issuer))
 	v.fail(setting, g.Check())
 	return g
 }

@@ -104,7 +104,7 @@ func (c *R2Config) resolve(v *values) originSettings {
 	return originSettings{
 		r2: r2.Config{
 			Bucket:          v.text("origin r2: bucket", c.Bucket, ""),
-			AccountID:       v.text("origin r2: account_id", c.AccountID, ""),
+			AccountID:       resolveAs(v, "origin r2: account_id", c.AccountID, "", parseAccountID),
 			Jurisdiction:    v.text("origin r2: jurisdiction", c.Jurisdiction, ""),
 			Endpoint:        v.text("origin r2: endpoint", c.Endpoint, ""),
 			AccessKeyID:     v.text("origin r2: access_key_id", c.AccessKeyID, ""),

@@ -23,6 +23,24 @@ func parseSize(s string) (int64, error) {
 	return int64(n), nil
 }
 
+// minMemory is the least that is worth a tier, in bytes: some hundred narinfos.
+const minMemory = 1 << 20
+
+// parseMemory refuses what is too little to be meant, as 256 without a unit.
+func parseMemory(s string) (int64, error) {
+	n, err := parseSize(s)
+	if err != nil || n == 0 || n >= minMemory {
+		return n, err
+	}
+	meant := ""
+	if _, err := strconv.Atoi(s); err == nil {
+		meant = "; is " + s + "MiB meant?"
+	}
+	return 0, fmt.Errorf("%d bytes are too few: expected at least %s, or 0 for no tier%s", n, humanize.IBytes(minMemory), meant)
+}
+
+func parseAccountID(s string) (string, error) { return s, r2.CheckAccountID(s) }
+
 // parseUploadSize refuses 0, which turns other settings off: here it would turn
 // every upload away.
 func parseUploadSize(s string) (int64, error) {

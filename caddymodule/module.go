@@ -116,6 +116,11 @@ type Handler struct {
 	// handler. Default: they are answered with 404.
 	PassThru bool `json:"pass_thru,omitempty"`
 
+	// Where these settings stand in a Caddyfile, as file and line, for errors
+	// that show only when the config is loaded. The Caddyfile adapter sets it;
+	// a JSON config needs none.
+	Source Source `json:"source,omitempty"`
+
 	set      settings
 	origin   origin.Origin
 	pooled   *pooledCache
@@ -167,7 +172,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 	h.failures, h.refused = &failureLog{log: h.log}, new(refusedClients)
 	h.set.origin.r2.SpoolDir = h.set.spoolDir()
 	if h.origin, err = h.set.origin.open(h.log, h.metrics.observeOrigin); err != nil {
-		return err
+		return h.Source.locate("origin", err)
 	}
 	h.ready = newReadiness(h.origin, h.log, h.metrics.originUp)
 	h.receiver = &upload.Receiver{
@@ -216,7 +221,7 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 	if bucket, ok := bucketOf(h.origin); ok && h.set.authorities.Any(auth.Upload) {
 		app.(*App).clean(h.pooled, bucket)
 	}
-	return app.(*App).use(h)
+	return h.Source.locate("disk", app.(*App).use(h))
 }
 
 // Cleanup gives up what Provision took. Requests under way go on.

@@ -137,7 +137,15 @@ func (c Config) check() error {
 	return nil
 }
 
-var accountID = regexp.MustCompile(`^[0-9A-Za-z-]+$`)
+var accountID = regexp.MustCompile(`^[0-9A-Fa-f]{32}$`)
+
+// CheckAccountID tells what is wrong with the id of an account.
+func CheckAccountID(id string) error {
+	if !accountID.MatchString(id) {
+		return fmt.Errorf("expected the 32 hexadecimal digits that the R2 dashboard shows, got %q", id)
+	}
+	return nil
+}
 
 // endpoint follows https://developers.cloudflare.com/r2/api/s3/api/ and
 // https://developers.cloudflare.com/r2/reference/data-location/.
@@ -151,8 +159,9 @@ func (c Config) endpoint() (string, error) {
 		return parseEndpoint(c.Endpoint)
 	case c.AccountID == "":
 		return "", fmt.Errorf("r2: no endpoint: set account_id to the Cloudflare account's id, or endpoint to a URL")
-	case !accountID.MatchString(c.AccountID):
-		return "", fmt.Errorf("r2: account id %q: set account_id to the 32 digits that the R2 dashboard shows", c.AccountID)
+	}
+	if err := CheckAccountID(c.AccountID); err != nil {
+		return "", fmt.Errorf("r2: set account_id right: %w", err)
 	}
 	switch c.Jurisdiction {
 	case "":

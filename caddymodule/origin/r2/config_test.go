@@ -31,6 +31,7 @@ func TestConfigErrorsSayWhatToSet(t *testing.T) {
 		{"bucket with folder", func(c *r2.Config) { c.Bucket = "a/b" }, "prefix"},
 		{"no endpoint", func(c *r2.Config) { c.AccountID = "" }, "set account_id"},
 		{"two endpoints", func(c *r2.Config) { c.Endpoint = "https://example.org" }, "set one of them"},
+		{"account id is too short", func(c *r2.Config) { c.AccountID = "0123456789abcdef" }, "32 hexadecimal digits"},
 		{"account id is a URL", func(c *r2.Config) { c.AccountID = "https://x" }, "set account_id"},
 		{"no such jurisdiction", func(c *r2.Config) { c.Jurisdiction = "moon" }, "eu or fedramp"},
 		{"jurisdiction of an endpoint", func(c *r2.Config) { c.AccountID, c.Endpoint, c.Jurisdiction = "", "https://x", "eu" }, "leave jurisdiction out"},
