@@ -19,7 +19,7 @@ import (
 //	a signal ── Caddy waits for requests until the grace period is over
 //	         ── the handlers are cleaned up: their caches begin to close
 //	         ── atExit: uploads and fills that are still under way are cut
-//	         ── the caches are closed in order, at the latest after exitPatience
+//	         ── the caches are closed in order, unless a disk hangs
 //
 //	a reload ── the caches that no handler uses any more begin to close, which
 //	            waits for the requests of the config before
@@ -27,18 +27,26 @@ import (
 
 func init() { caddy.OnExit(atExit) }
 
-// exitPatience is how long the process waits for what it has cut: an upload tells
-// the bucket that it has ended, and a disk may be slow.
-const exitPatience = 3 * time.Second
+// The process waits a while for what it has cut: an upload tells the bucket that
+// it has ended, and what is being stored has to reach the disk. Cut off in that,
+// the next start would have to check what is there.
+const (
+	uploadPatience = 3 * time.Second
+	diskPatience   = 10 * time.Second
+)
 
 // atExit comes after all servers have stopped, or their grace period is over.
 func atExit(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, exitPatience)
-	defer cancel()
 	uploads.cut()
 	closing.cut()
-	uploads.wait(ctx)
-	closing.wait(ctx)
+	within(ctx, uploadPatience, uploads.wait)
+	within(ctx, diskPatience, closing.wait)
+}
+
+func within(ctx context.Context, patience time.Duration, do func(context.Context)) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	do(ctx)
 }
 
 // closing has the caches that are being closed.
@@ -68,9 +76,10 @@ func (s *closingCaches) close(key string, c *cache.Cache) {
 		s.mu.caches = make(map[*closingCache]struct{})
 	}
 	s.mu.caches[e] = struct{}{}
+	end := c.BeginClose() // before takeBack may come
 	go func() {
 		defer s.leave(e)
-		if err := c.Close(); err != nil && !errors.Is(err, cache.ErrKept) {
+		if err := end(); err != nil && !errors.Is(err, cache.ErrKept) {
 			slog.New(currentLog{}).Warn("cache not closed in order: the next start checks each of its files", "cache", key, "error", err)
 		}
 	}()
@@ -90,16 +99,14 @@ const closePatience = time.Second
 // takeBack returns the cache of that key that is waiting for its users, nil if
 // there is none. One that is closing already has given its directory up then.
 func (s *closingCaches) takeBack(key string) *cache.Cache {
-	ctx, cancel := context.WithTimeout(context.Background(), closePatience)
-	defer cancel()
 	for _, e := range s.all() {
-		if e.key != key {
-			continue
-		}
-		if e.cache.Keep() {
+		switch {
+		case e.key != key:
+		case e.cache.Keep():
 			return e.cache
+		default:
+			within(context.Background(), closePatience, e.wait)
 		}
-		e.wait(ctx)
 	}
 	return nil
 }

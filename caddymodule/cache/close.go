@@ -19,8 +19,20 @@ var ErrKept = errors.New("the cache is used again")
 //	      ── Keep: nothing has happened, but that fills end with their readers
 //	      ── Cut: it doesn't go on
 //	      ── nobody uses it: the tiers are closed, the directory is free
-func (c *Cache) Close() error {
-	kept := c.beginClose()
+func (c *Cache) Close() error { return c.BeginClose()() }
+
+// BeginClose is Close without its waiting, which is left to end. Keep may come
+// from now on.
+func (c *Cache) BeginClose() (end func() error) {
+	c.mu.Lock()
+	c.mu.closing = true
+	kept := make(chan struct{})
+	c.mu.kept = kept
+	c.mu.Unlock()
+	return func() error { return c.closeWhenIdle(kept) }
+}
+
+func (c *Cache) closeWhenIdle(kept chan struct{}) error {
 	for _, f := range c.underWay() {
 		f.abandon()
 	}
@@ -30,7 +42,7 @@ func (c *Cache) Close() error {
 	case <-kept:
 		return ErrKept
 	}
-	if !c.endClose() {
+	if !c.endClose(kept) {
 		return ErrKept
 	}
 	c.cancel()
@@ -42,19 +54,12 @@ func (c *Cache) Close() error {
 	return nil
 }
 
-func (c *Cache) beginClose() (kept <-chan struct{}) {
+// endClose reports whether nobody has kept the cache since that channel was made.
+// Nobody can, after that.
+func (c *Cache) endClose(kept chan struct{}) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.mu.closing = true
-	c.mu.kept = make(chan struct{})
-	return c.mu.kept
-}
-
-// endClose reports whether nobody has kept the cache. Nobody can, after that.
-func (c *Cache) endClose() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.mu.closed = c.mu.closing
+	c.mu.closed = c.mu.closed || c.mu.closing && c.mu.kept == kept
 	return c.mu.closed
 }
 
