@@ -34,7 +34,11 @@ func (h *Handler) get(a *answer) {
 	counters := h.metrics.found(a.path.Kind(), a.r.Method, o.Result)
 	a.seconds = counters.seconds
 	h.setFileHeaders(a.w.Header(), a.path.Kind(), o.Info, h.statuses.found[o.Result])
-	counters.bytes.Add(float64(a.send(o)))
+	sent := a.send(o)
+	counters.bytes.Add(float64(sent))
+	if a.status == http.StatusOK && sent == o.Size {
+		h.files.Delivered(a.path, clientAddr(a.r))
+	}
 }
 
 // getHead answers what needs no body, and so must not begin a fill: HEAD, and a
@@ -127,7 +131,11 @@ func (a *answer) wanted() cache.Wanted {
 	if len(asked.specs) != 1 || conditional(a.r.Header) {
 		return want
 	}
-	if spec := asked.specs[0]; spec.last >= 0 && spec.last < math.MaxInt64 {
+	switch spec := asked.specs[0]; {
+	case spec.first < 0 || spec.last == math.MaxInt64: // the size has to be known for it
+	case spec.last < 0:
+		want.Offset = spec.first
+	default:
 		want.Offset, want.Length = spec.first, spec.last-spec.first+1
 	}
 	return want
@@ -163,14 +171,21 @@ func (a *answer) copyFrom(o *cache.Object, from int64) (sent int64) {
 		n, _ := a.w.Write(o.Bytes[from:])
 		return int64(n)
 	}
-	if _, err := o.Body.Seek(from, io.SeekStart); err != nil {
-		return 0
-	}
 	file, local := o.Body.(*os.File)
 	if local && a.plain() {
+		if _, err := file.Seek(from, io.SeekStart); err != nil {
+			return 0
+		}
 		// The file itself, not a reader around it: only so Caddy's writer
-		// can leave the copying to the kernel.
+		// can leave the copying to the kernel. If it ends early, the disk may
+		// be to blame, and what follows finds out.
 		sent, _ = io.Copy(a.w, file)
+		if from+sent == o.Size {
+			return sent
+		}
+	}
+	body, err := o.Resume(from, from+sent)
+	if err != nil {
 		return sent
 	}
 	// Write by write, since Caddy's ReadFrom counts the time that the source
@@ -181,8 +196,8 @@ func (a *answer) copyFrom(o *cache.Object, from int64) (sent int64) {
 	}
 	buf := chunks.Get().(*[chunk]byte)
 	defer chunks.Put(buf)
-	sent, _ = io.CopyBuffer(w, struct{ io.Reader }{o.Body}, buf[:])
-	return sent
+	more, _ := io.CopyBuffer(w, struct{ io.Reader }{body}, buf[:])
+	return sent + more
 }
 
 // promptWriter has the first bytes sent at once: those of a file that comes
@@ -206,8 +221,12 @@ func (a *answer) plain() bool { return a.r.TLS == nil && a.r.ProtoMajor == 1 }
 
 // sendContent leaves conditions, ranges and HEAD to http.ServeContent.
 func (a *answer) sendContent(o *cache.Object) int64 {
+	content, err := o.Resume(0, 0)
+	if err != nil {
+		abort()
+	}
 	w := &countingWriter{ResponseWriter: a.w, status: http.StatusOK}
-	body := &watchedBody{ReadSeeker: o.Body, size: o.Size}
+	body := &watchedBody{ReadSeeker: content, size: o.Size}
 	http.ServeContent(w, withPlainRange(a.r, o.Size), "", time.Time{}, body)
 	a.status = w.status
 	if body.err != nil {

@@ -212,6 +212,7 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 		NegativeTTL: h.set.negativeTTL,
 		PartSize:    h.set.origin.partSize(),
 		Parallel:    h.set.origin.parallel,
+		Waiting:     h.waiting,
 	}
 	if h.VerifyReads {
 		policy.Verify = cache.Verification{Check: h.verifyRead, Name: h.set.trustedKeys.String()}

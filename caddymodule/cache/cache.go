@@ -48,6 +48,10 @@ type Cache struct {
 	limiting   sync.Mutex // so that the limits that come last stay
 	memory     memory
 	negative   negative
+	damage     damage
+	littles    recent // files of which little was wanted
+	repeats    *repeats
+	pieces     *pieces
 	disk       atomic.Pointer[disk.Tier] // nil while it can't be had
 	diskErr    atomic.Pointer[error]     // why; nil once it is open
 	storing    chan struct{}             // a place for each small file being written to disk
@@ -81,6 +85,8 @@ type Cache struct {
 // It opens nothing: that is for Start.
 func New(dir string, limits Limits, log *slog.Logger) *Cache {
 	c := &Cache{dir: dir, log: log, storing: make(chan struct{}, maxStoring), publishing: make(chan struct{}, maxPublishing)}
+	c.littles.span = littleSpan
+	c.repeats, c.pieces = newRepeats(), newPieces()
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.mu.limits = limits
 	c.mu.flights = make(map[string]*flight)

@@ -257,6 +257,8 @@ func (n *Namespace) storeSmall(f *flight, p nix.CachePath, key string) {
 // fetchLarge fills a large file. The first range read brings the size, the
 // origin's validator and the first bytes in one operation.
 func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, key string) {
+	w := n.cache.damage.watch(key)
+	defer n.cache.damage.end(w)
 	first := min(firstPart, n.policy.PartSize)
 	info, body, err := n.origin.Open(f.asking(ctx), p.String(), origin.OpenOptions{Length: first})
 	if err != nil {
@@ -266,7 +268,7 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 	n.found(p)
 	if err := checkEmpty(p, info.Size); err != nil {
 		body.Close()
-		n.count(p, err, Fill{})
+		n.count(w, p, err, Fill{})
 		n.refuse(f, p, key, err)
 		return
 	}
@@ -296,7 +298,7 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 	if err != nil && ctx.Err() != nil {
 		n.log.Info("fill given up, since nobody reads it", "path", p.String())
 	} else {
-		n.count(p, err, Fill{Bytes: f.fill.received(), Duration: time.Since(begun)})
+		n.count(w, p, err, Fill{Bytes: f.fill.received(), Duration: time.Since(begun)})
 	}
 	f.fill.end(err)
 }
@@ -331,24 +333,21 @@ func (n *Namespace) orStale(p nix.CachePath, key string, err error) error {
 }
 
 // count notes how a fill ended.
-func (n *Namespace) count(p nix.CachePath, err error, fill Fill) {
-	var damaged *DamagedError
+func (n *Namespace) count(w *watch, p nix.CachePath, err error, fill Fill) {
 	switch {
 	case err == nil:
 		n.counters.stored.Add(1)
 		fill.Outcome = "stored"
-	case errors.As(err, &damaged):
-		n.counters.mismatched.Add(1)
+	case isDamage(err):
+		n.foundDamaged(p, w, err)
 		fill.Outcome = "mismatch"
 	default:
 		n.counters.failed.Add(1)
+		n.log.Error("fill failed: nothing stored", "path", p.String(), "error", err)
 		fill.Outcome = "failed"
 	}
 	if n.counters.Observe != nil {
 		n.counters.Observe(fill)
-	}
-	if err != nil {
-		n.log.Error("fill failed: nothing stored", "path", p.String(), "error", err)
 	}
 }
 
@@ -397,6 +396,13 @@ func (c *Cache) deserted(f *flight) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return f.waiters == 0
+}
+
+// inFlight reports whether a flight for key is under way.
+func (c *Cache) inFlight(key string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.flights[key] != nil
 }
 
 // filling describes the file that a flight for key is bringing, if its answer is

@@ -32,6 +32,10 @@ type Policy struct {
 	// Parallel is how many range reads of one fill run at a time.
 	Parallel int
 
+	// Waiting returns how many requests wait for the origin, so that what is
+	// passed through makes way for them. nil: none do.
+	Waiting func() int
+
 	// Verify is what small files are held to. What it refuses is neither stored
 	// nor served, wherever it comes from.
 	Verify Verification
@@ -108,15 +112,18 @@ func (n *Namespace) Open(ctx context.Context, p nix.CachePath, want Wanted) (*Ob
 	n.cache.Start()
 	switch {
 	case kinds[p.Kind()].mutable:
-		return n.openMutable(ctx, p)
+		return n.openMutable(ctx, p, want)
 	case n.passes(p):
-		return n.passThrough(ctx, p)
+		return n.passThrough(ctx, p, want)
 	}
 	key := n.key(p)
 	for {
 		landed := n.cache.landed.Load()
-		if o, err := n.lookup(p, key); o != nil || err != nil {
+		if o, err := n.lookup(ctx, p, key, want); o != nil || err != nil {
 			return o, err
+		}
+		if n.isLittle(p, key, want) {
+			return n.openUnstored(ctx, p, want)
 		}
 		f, result := n.join(ctx, p, key, landed)
 		if f == nil {
@@ -133,7 +140,7 @@ func (n *Namespace) Open(ctx context.Context, p nix.CachePath, want Wanted) (*Ob
 		case errors.Is(err, errLanded), errors.Is(err, errDeserted):
 			continue
 		case errors.Is(err, errNotStorable):
-			return n.passThrough(ctx, p)
+			return n.passThrough(ctx, p, want)
 		}
 		return o, err
 	}
@@ -146,24 +153,41 @@ func (n *Namespace) passes(p nix.CachePath) bool {
 	return k.mutable || k.small == 0 && (n.local() || n.cache.disk.Load() == nil)
 }
 
-// lookup asks the tiers and the negative entries. Neither object nor error:
-// only the origin can tell.
-func (n *Namespace) lookup(p nix.CachePath, key string) (*Object, error) {
+// little is the most that is read from the origin just as it is asked for.
+// Who wants some of the same file within littleSpan has all of it fetched.
+const (
+	little     = 1 << 20
+	littleSpan = time.Minute
+)
+
+// isLittle reports whether so little is wanted of a large file that a fill would
+// bring too much: for now, since who asks once more, or somebody else, may want
+// all of it.
+func (n *Namespace) isLittle(p nix.CachePath, key string, want Wanted) bool {
+	if kinds[p.Kind()].small > 0 || want.Length == 0 || want.Length > little || n.cache.inFlight(key) {
+		return false
+	}
+	return !n.cache.littles.add(request{key: key}.id())
+}
+
+// lookup asks the tiers, the negative entries and the damage. Neither object nor
+// error: only the origin can tell.
+func (n *Namespace) lookup(ctx context.Context, p nix.CachePath, key string, want Wanted) (*Object, error) {
 	if s := n.fromMemory(p, key); s != nil {
 		return memoryObject(s, Memory), nil
 	}
-	if o := n.fromDisk(p, key); o != nil {
+	if o := n.fromDisk(ctx, p, key, want.Client); o != nil {
 		return o, nil
 	}
 	if n.cache.negative.has(key) {
 		return nil, &AbsentError{Path: p.String(), Result: Negative}
 	}
-	return nil, nil
+	return nil, n.cache.damage.of(key)
 }
 
 // fromDisk opens a file from the disk tier; nil if it isn't there, or the disk
 // can't be read.
-func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
+func (n *Namespace) fromDisk(ctx context.Context, p nix.CachePath, key string, client netip.Addr) *Object {
 	tier := n.cache.disk.Load()
 	if tier == nil || n.local() {
 		return nil
@@ -177,7 +201,7 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 		return nil
 	}
 	if kinds[p.Kind()].small == 0 {
-		return fileObject(f, Info{Size: meta.Size, Tag: nameTag(p)}, Disk)
+		return n.tierObject(ctx, p, f, meta.Size, client)
 	}
 	defer f.Close()
 	body := make([]byte, meta.Size)
@@ -193,6 +217,21 @@ func (n *Namespace) fromDisk(p nix.CachePath, key string) *Object {
 	}
 	n.cache.promote(key, s, forgets)
 	return memoryObject(s, Disk)
+}
+
+// tierObject returns a large file of the disk tier; nil if it has been found to be
+// wrong.
+func (n *Namespace) tierObject(ctx context.Context, p nix.CachePath, f *os.File, size int64, client netip.Addr) *Object {
+	if err := n.recheck(ctx, p, f, client); err != nil {
+		if n.cache.disk.Load().Drop(f) {
+			n.log.Error("disk tier entry dropped: its bytes are not the ones that were stored", "path", p.String(), "error", err)
+		}
+		f.Close()
+		return nil
+	}
+	o := fileObject(f, Info{Size: size, Tag: nameTag(p)}, Disk)
+	o.tier = &tierFile{ctx: ctx, in: n, path: p, file: f, size: size}
+	return o
 }
 
 // checkFile compares a large file with its name; a small one is compared with
@@ -225,6 +264,9 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 	if n.remembers(p) && n.cache.negative.has(key) {
 		return Info{}, Negative, &AbsentError{Path: p.String(), Result: Negative}
 	}
+	if err := n.cache.damage.of(key); err != nil {
+		return Info{}, Miss, err
+	}
 	result := Miss
 	if n.passes(p) {
 		result = Bypass
@@ -248,7 +290,7 @@ func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) 
 		return s.info(), Memory, true
 	}
 	if kinds[p.Kind()].small > 0 && n.policy.Verify.Check != nil {
-		if o := n.fromDisk(p, key); o != nil {
+		if o := n.fromDisk(context.Background(), p, key, netip.Addr{}); o != nil {
 			return o.Info, Disk, true
 		}
 		return Info{}, Miss, false
@@ -338,10 +380,11 @@ func (n *Namespace) supersede(key string, next *flight) {
 		f.leaveToReaders()
 	}
 	c.negative.forget(key)
+	c.damage.forget(key)
 }
 
 // passThrough opens a file at the origin without storing it.
-func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, error) {
+func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath, want Wanted) (*Object, error) {
 	if kinds[p.Kind()].small > 0 {
 		s, err := n.readSmall(ctx, p)
 		if err != nil {
@@ -349,15 +392,46 @@ func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath) (*Object, 
 		}
 		return memoryObject(s, Bypass), nil
 	}
-	o, err := n.openThrough(ctx, p)
+	o, err := n.openThrough(ctx, p, want)
 	if err == nil {
 		n.counters.bypassed.Add(1)
 	}
 	return o, err
 }
 
-func (n *Namespace) openThrough(ctx context.Context, p nix.CachePath) (*Object, error) {
-	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{})
+// openUnstored opens a file at the origin that is not stored, and remembers if it
+// is absent.
+func (n *Namespace) openUnstored(ctx context.Context, p nix.CachePath, want Wanted) (*Object, error) {
+	key := n.key(p)
+	forgets := n.cache.forgets.Load()
+	o, err := n.openThrough(ctx, p, want)
+	if errors.Is(err, fs.ErrNotExist) {
+		n.cache.remember(key, n.policy.NegativeTTL, forgets)
+	}
+	return o, n.orStale(p, key, err)
+}
+
+// openThrough opens a large file at the origin by one operation that brings what
+// is wanted.
+func (n *Namespace) openThrough(ctx context.Context, p nix.CachePath, want Wanted) (*Object, error) {
+	if err := n.cache.damage.of(n.key(p)); err != nil {
+		return nil, err
+	}
+	w := n.cache.damage.watch(n.key(p))
+	o, err := n.openWatched(ctx, p, want, w)
+	if err == nil {
+		if _, watched := o.Body.(*originReader); watched {
+			return o, nil
+		}
+	}
+	n.cache.damage.end(w)
+	return o, err
+}
+
+// openWatched is openThrough, but for the watch, which is the reader's where the
+// object has one.
+func (n *Namespace) openWatched(ctx context.Context, p nix.CachePath, want Wanted, w *watch) (*Object, error) {
+	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{Offset: want.Offset, Length: want.Length})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &AbsentError{Path: p.String(), Result: Bypass}
 	}
@@ -367,13 +441,14 @@ func (n *Namespace) openThrough(ctx context.Context, p nix.CachePath) (*Object, 
 	n.found(p)
 	if err := checkEmpty(p, info.Size); err != nil {
 		body.Close()
-		n.damaged(p, err)
+		n.foundDamaged(p, w, err)
 		return nil, err
 	}
 	seen := Info{Size: info.Size, Tag: largeTag(p, info)}
 	if f, ok := body.(*os.File); ok {
 		return fileObject(f, seen, Bypass), nil
 	}
-	r := newOriginReader(ctx, n, p, info, body)
+	r := newOriginReader(ctx, n, p, info, w)
+	r.begin(body, want)
 	return &Object{Info: seen, Result: Bypass, Body: r, close: r.Close}, nil
 }

@@ -56,11 +56,28 @@ type Object struct {
 	// Bytes is the whole file, if it is in memory; it must not be changed.
 	Bytes []byte
 
+	tier  *tierFile // nil for a file that is not from the disk tier
+	rest  *fileReader
 	close func() error
+}
+
+// Resume returns a reader of the file at offset at, for who began to read at
+// from. It takes Body's place, and goes on where a file on disk, as which Body is,
+// can't be read. It is to be called once.
+func (o *Object) Resume(from, at int64) (io.ReadSeeker, error) {
+	if file, ok := o.Body.(*os.File); ok {
+		o.rest = &fileReader{file: file, size: o.Size, tier: o.tier, got: stretch{from, at}}
+		return o.rest, nil
+	}
+	_, err := o.Body.Seek(at, io.SeekStart)
+	return o.Body, err
 }
 
 // Close releases the object. It may be called once.
 func (o *Object) Close() error {
+	if o.rest != nil {
+		o.rest.close()
+	}
 	if o.close == nil {
 		return nil
 	}

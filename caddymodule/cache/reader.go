@@ -18,6 +18,7 @@ import (
 type fillReader struct {
 	ctx    context.Context
 	fill   *fill
+	from   int64 // where its reader began
 	offset int64
 	bypass *originReader // nil as long as the disk is well
 }
@@ -40,8 +41,9 @@ func (r *fillReader) Read(p []byte) (int, error) {
 		var sick *diskError
 		switch {
 		case errors.As(err, &sick):
-			r.bypass = newOriginReader(r.ctx, r.fill.in, r.fill.path, r.fill.source, nil)
-			r.bypass.offset = r.offset
+			if err := r.leaveDisk(); err != nil {
+				return 0, err
+			}
 			continue
 		case err != nil:
 			return 0, err
@@ -63,11 +65,18 @@ func (r *fillReader) readAt(p []byte) (int64, error) {
 	return int64(n), nil
 }
 
+func (r *fillReader) leaveDisk() (err error) {
+	r.bypass, err = r.fill.in.goOn(r.ctx, r.fill.path, r.fill.source, r.fill.file, stretch{r.from, r.offset})
+	return err
+}
+
 func (r *fillReader) Seek(offset int64, whence int) (int64, error) {
 	if r.bypass != nil {
 		return r.bypass.Seek(offset, whence)
 	}
-	return seek(&r.offset, r.fill.info.Size, offset, whence)
+	at, err := seek(&r.offset, r.fill.info.Size, offset, whence)
+	r.from = r.offset
+	return at, err
 }
 
 func (r *fillReader) Close() error {
@@ -79,30 +88,44 @@ func (r *fillReader) Close() error {
 }
 
 // originReader reads a file straight from the origin, opens it anew where its
-// reader seeks, and takes it up again where a body breaks off. Who reads all of
-// it, in order, does not get the end of one that is not what its name says.
+// reader seeks or has not come back for long, and takes it up again where a body
+// breaks off. Who reads all of it, in order, does not get the end of one that is
+// not what its name says.
 type originReader struct {
 	ctx    context.Context
 	in     *Namespace
 	path   nix.CachePath
 	info   origin.Info
-	body   io.ReadCloser // at the offset at; nil: to be opened
-	at     int64
+	upTo   int64 // where bodies end that begin before it: no more is wanted
+	watch  *watch
 	offset int64
+	held   held
+	pace   pace  // of its client since the last opening
 	breaks int   // in a row
 	since  int64 // bytes since the last one
 
-	hash    hash.Hash // of the first hashed bytes; nil if there is nothing to compare it with
-	hashed  int64
-	damaged error // that hash is not the one in the name
+	hash     hash.Hash // of the first hashed bytes; nil if there is nothing to compare it with
+	hashed   int64
+	fromDisk int64 // how many of them came from the disk
+	damaged  error // that hash is not the one in the name
 }
 
-func newOriginReader(ctx context.Context, n *Namespace, p nix.CachePath, info origin.Info, body io.ReadCloser) *originReader {
-	r := &originReader{ctx: ctx, in: n, path: p, info: info, body: body}
+// newOriginReader takes over the watch.
+func newOriginReader(ctx context.Context, n *Namespace, p nix.CachePath, info origin.Info, w *watch) *originReader {
+	r := &originReader{ctx: ctx, in: n, path: p, info: info, upTo: info.Size, watch: w}
 	if !kinds[p.Kind()].mutable {
 		r.hash = sha256.New()
 	}
 	return r
+}
+
+// begin takes over a body that is open already, with what is wanted.
+func (r *originReader) begin(body io.ReadCloser, want Wanted) {
+	if want.Length > 0 {
+		r.upTo = min(want.Offset+want.Length, r.info.Size)
+	}
+	at := min(want.Offset, r.info.Size)
+	r.held.put(r.stream(body, at, max(r.upTo-at, 0)))
 }
 
 func (r *originReader) Read(p []byte) (int, error) {
@@ -141,29 +164,108 @@ func (r *originReader) afterBreak(err error) error {
 	return pause(r.ctx, delay)
 }
 
-// readOnce reads from the body, after opening it if need be. Where it has read
-// something it returns no error: that comes again.
+// readOnce reads from what is under way, or else opens something. Where it has
+// read something it returns no error: that comes again.
 func (r *originReader) readOnce(p []byte) (int, error) {
-	if r.body != nil && r.at != r.offset {
-		r.Close()
-	}
-	if r.body == nil {
-		info, body, err := r.in.origin.Open(r.ctx, r.path.String(), origin.OpenOptions{Offset: r.offset, IfMatch: r.info.ETag})
-		if err != nil {
+	b := r.underWay()
+	if b == nil {
+		var err error
+		if b, err = r.open(); err != nil {
 			return 0, orBroken(err)
 		}
-		r.body, r.at = body, r.offset
-		if info.Size != r.info.Size {
-			return 0, origin.ErrChanged
-		}
 	}
-	n, err := r.body.Read(p[:min(int64(len(p)), r.info.Size-r.offset)])
-	r.at += int64(n)
+	n, err := b.Read(p[:min(int64(len(p)), b.end-b.at)])
+	b.at += int64(n)
+	r.pace.flowed += int64(n)
+	if b.at == b.end || n == 0 && err != nil { // nobody waits for its client
+		b.Close()
+		b = nil
+	}
+	r.held.put(b)
 	if n > 0 || err == nil {
 		return n, nil
 	}
-	r.Close()
 	return 0, &brokenBodyError{err}
+}
+
+// underWay returns what can be read from; nil if there is nothing, or it is not
+// for a client as slow as this one.
+func (r *originReader) underWay() *passage {
+	b, away := r.held.take()
+	r.pace.away += away
+	if b == nil {
+		return nil
+	}
+	_, inMemory := b.ReadCloser.(*piece)
+	measured := !inMemory && r.pace.away >= paceWindow
+	if b.at != r.offset || measured && r.tooSlow() {
+		b.Close()
+		return nil
+	}
+	if measured {
+		r.pace = pace{}
+	}
+	return b
+}
+
+// tooSlow reports whether the client is too slow to keep a body waiting.
+func (r *originReader) tooSlow() bool { return r.in.crowded() && r.pace.slow() }
+
+// open opens the rest of what is wanted, or a piece of it if the client is slow.
+func (r *originReader) open() (*passage, error) {
+	slow := r.tooSlow()
+	r.pace = pace{}
+	length := r.info.Size - r.offset
+	if r.upTo > r.offset {
+		length = r.upTo - r.offset
+	}
+	if slow {
+		return r.openPiece(min(length, pieceSize))
+	}
+	body, err := r.openBody(length)
+	if err != nil {
+		return nil, err
+	}
+	return r.stream(body, r.offset, length), nil
+}
+
+func (r *originReader) stream(body io.ReadCloser, at, length int64) *passage {
+	return &passage{body, at, at + length, r.in.bodyPatience}
+}
+
+// openPiece brings a piece into memory, and keeps nothing at the origin.
+func (r *originReader) openPiece(length int64) (*passage, error) {
+	pieces := r.in.cache.pieces
+	piece, err := pieces.take(r.ctx)
+	if err != nil {
+		return nil, err
+	}
+	body, err := r.openBody(length)
+	if err != nil {
+		piece.Close()
+		return nil, err
+	}
+	defer body.Close()
+	piece.fill(body, length)
+	return &passage{piece, r.offset, r.offset + length, pieces.patience}, nil
+}
+
+// openBody opens length bytes from the offset on.
+func (r *originReader) openBody(length int64) (io.ReadCloser, error) {
+	opts := origin.OpenOptions{Offset: r.offset, Length: length, IfMatch: r.info.ETag}
+	if r.offset+length == r.info.Size {
+		opts.Length = 0
+	}
+	info, body, err := r.in.origin.Open(r.ctx, r.path.String(), opts)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size != r.info.Size {
+		body.Close()
+		return nil, origin.ErrChanged
+	}
+	r.info.ETag = info.ETag
+	return body, nil
 }
 
 // checked moves on by what has been read, unless it is the end of a whole that
@@ -176,7 +278,7 @@ func (r *originReader) checked(p []byte) (int, error) {
 			r.damaged = checkHash(r.path, r.hash)
 		}
 		if r.damaged != nil {
-			r.in.damaged(r.path, r.damaged)
+			r.blame()
 			return 0, r.damaged
 		}
 	}
@@ -185,10 +287,13 @@ func (r *originReader) checked(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// damaged notes that a file is not passed through, or not to its end.
-func (n *Namespace) damaged(p nix.CachePath, err error) {
-	n.counters.mismatched.Add(1)
-	n.log.Error("not passed through to its end", "path", p.String(), "error", err)
+// blame notes that the hash is wrong.
+func (r *originReader) blame() {
+	if r.fromDisk > 0 {
+		r.in.foundMixed(r.path, r.watch, r.damaged)
+	} else {
+		r.in.foundDamaged(r.path, r.watch, r.damaged)
+	}
 }
 
 func (r *originReader) Seek(offset int64, whence int) (int64, error) {
@@ -196,12 +301,8 @@ func (r *originReader) Seek(offset int64, whence int) (int64, error) {
 }
 
 func (r *originReader) Close() error {
-	if r.body == nil {
-		return nil
-	}
-	err := r.body.Close()
-	r.body = nil
-	return err
+	r.in.cache.damage.end(r.watch)
+	return r.held.close()
 }
 
 // seek moves an offset as io.Seeker says.
@@ -222,8 +323,11 @@ func seek(at *int64, size, offset int64, whence int) (int64, error) {
 // orBroken takes a body that can't be had just now for one that broke at once:
 // for clients that have the bytes before it, it is the same.
 func orBroken(err error) error {
-	var unavailable *origin.UnavailableError
-	if errors.As(err, &unavailable) {
+	var (
+		unavailable *origin.UnavailableError
+		busy        *origin.BusyError
+	)
+	if errors.As(err, &unavailable) || errors.As(err, &busy) {
 		return &brokenBodyError{err}
 	}
 	return err

@@ -253,6 +253,13 @@ func (t *Tier) Remove(key string) error {
 	return t.unlink(e)
 }
 
+// Drop removes the entry that an open file of the tier belongs to, since its bytes
+// are no good; false if it is not in the tier any more.
+func (t *Tier) Drop(f *os.File) bool {
+	name := filepath.Base(f.Name())
+	return t.removeNamed(name, keyOf(name))
+}
+
 // removeNamed removes the entry only if it is still the file called name.
 func (t *Tier) removeNamed(name, key string) bool {
 	e, ok := t.index.takeNamed(key, name)
