@@ -239,6 +239,40 @@ func testUnsatisfiable(t *testing.T, c *cache, rc readCase) {
 	}
 }
 
+// TestSmallRangeOfAColdNAR costs what it asks for; who wants more has the NAR
+// fetched, and so has whoever comes again.
+func TestSmallRangeOfAColdNAR(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o)
+	p, missing := signedPackage("small-range", 9_000_000), signedPackage("small-range-missing", 1000)
+	o.lay(t, p)
+	size := len(p.File)
+	first := c.get(t, narPath(p), header("Range", "bytes=0-0"))
+	first.wantStatus(t, http.StatusPartialContent)
+	first.wantHeader(t, "Content-Range", fmt.Sprintf("bytes 0-0/%d", size))
+	first.wantHeader(t, "Cache-Status", bypass)
+	first.wantBody(t, p.File[:1])
+	if asked := o.bucket.take(); len(asked) != 1 || asked[0].Method != "GET" || asked[0].Range != "bytes=0-0" {
+		t.Errorf("one byte cost %v", asked)
+	}
+	again := c.get(t, narPath(p), header("Range", "bytes=8000000-8000999"))
+	again.wantHeader(t, "Cache-Status", stored)
+	again.wantBody(t, p.File[8000000:8001000])
+	c.getUntil(t, narPath(p), diskHit).wantBody(t, p.File)
+
+	for i, spec := range []string{"bytes=100-", "bytes=0-1048576", "bytes=-100", "bytes=0-9,20-29"} {
+		p := signedPackage(fmt.Sprint("not-so-small-range-", i), 3_000_000)
+		o.lay(t, p)
+		c.get(t, narPath(p), header("Range", spec)).wantHeader(t, "Cache-Status", stored)
+	}
+	beyond := signedPackage("range-beyond", 3_000_000)
+	o.lay(t, beyond)
+	c.get(t, narPath(beyond), header("Range", "bytes=4000000-4000009")).wantStatus(t, http.StatusRequestedRangeNotSatisfiable)
+	c.get(t, narPath(missing), header("Range", "bytes=0-0")).wantStatus(t, http.StatusNotFound)
+	c.get(t, narPath(missing), header("Range", "bytes=0-0")).wantHeader(t, "Cache-Status", negativeHit)
+}
+
 // testAbsent: the cache remembers what is not there, if it has to ask for it
 // elsewhere.
 func testAbsent(t *testing.T, c *cache) {

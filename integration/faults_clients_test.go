@@ -7,8 +7,10 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 )
@@ -115,6 +117,46 @@ func TestSlowClients(t *testing.T) {
 	o.bucket.wantRequests(t, narPath(p)[1:], slices.Repeat([]string{"GET"}, parts)...)
 	c.http.CloseIdleConnections()
 	c.wantNoGrowth(t, before, slack)
+}
+
+// TestClientsThatDontRead: who is passed a file through and doesn't read it holds
+// nothing that others wait for, and gets the rest when it reads on.
+func TestClientsThatDontRead(t *testing.T) {
+	t.Parallel()
+	large, small := signedPackage("unread", 12_000_000), signedPackage("others", 100_000)
+	for name, tt := range map[string]struct {
+		path  string
+		setup []string
+	}{
+		"a NAR without a disk": {narPath(large), []string{"disk off"}},
+		"a log":                {"/log/" + strings.Repeat("0", 32) + "-unread.drv", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := r2Origin(t)
+			o.lay(t, small)
+			o.put(t, tt.path[1:], large.File)
+			c := startFastCache(t, o, tt.setup...)
+			c.get(t, tt.path).wantBody(t, large.File)
+			o.bucket.wantRequests(t, tt.path[1:], "GET") // who reads gets it all by one
+
+			const clients, reading = 64, 4
+			stalled := openCrowd(t, c, tt.path, clients)
+			for range 3 {
+				begun := time.Now()
+				c.get(t, tt.path, header("Range", "bytes=5000-5999")).wantBody(t, large.File[5000:6000])
+				c.get(t, narPath(small)).wantBody(t, small.File)
+				if took := time.Since(begun); took > time.Second {
+					t.Errorf("a small part and a small NAR took %v beside %d clients that don't read", took, clients)
+				}
+			}
+			o.bucket.take()
+			each(stalled[:reading], func(s *stream) { s.wantRest(t, large.File) })
+			if got := len(o.bucket.take()); got > 13*reading { // a MiB at a time at worst
+				t.Errorf("%d requests to the bucket for %d slow clients", got, reading)
+			}
+		})
+	}
 }
 
 // TestClientsThatLeave: a fill whose clients have all left goes on to its end,

@@ -339,10 +339,48 @@ func TestBodiesThatBreakWithoutDisk(t *testing.T) {
 			next.ServeHTTP(&flipWriter{w}, r)
 		})
 	}
-	c.logged(t, "not passed through to its end")
+	c.logged(t, "damaged at the origin")
 	c.wantMetric(t, "fills_total", `cache="nix-cache",outcome="mismatch"`, 1)
 	o.bucket.setFault(nil)
+	c.forget(t, narPath(p))
 	c.get(t, narPath(p)).wantBody(t, p.File)
+}
+
+// TestDamagedNARIsRefusedByParts: what has been found damaged is not had piece by
+// piece, as by a client that resumes, until it is uploaded anew.
+func TestDamagedNARIsRefusedByParts(t *testing.T) {
+	t.Parallel()
+	for name, setup := range map[string][]string{"fetched": nil, "passed through": {"disk off"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := r2Origin(t)
+			c := startCache(t, o, append(setup, "token cleaner "+deleteToken+" delete")...)
+			p := signedPackage("damaged-by-parts", 3_000_000)
+			o.lay(t, p)
+			bad := bytes.Clone(p.File)
+			bad[1_500_000] ^= 1
+			o.put(t, narPath(p)[1:], bad)
+			got, err := c.try(t, "GET", narPath(p), nil)
+			if err == nil && got.Status == http.StatusOK {
+				t.Fatalf("%s: %d bytes that look whole", got.Request, len(got.Body))
+			}
+			o.bucket.take()
+			for _, spec := range []string{fmt.Sprintf("bytes=%d-", len(got.Body)), "bytes=0-0", "bytes=-1000", "bytes=0-2000000", ""} {
+				c.get(t, narPath(p), header("Range", spec)).wantRefusal(t, http.StatusBadGateway, "damaged")
+			}
+			c.head(t, narPath(p)).wantStatus(t, http.StatusBadGateway)
+			o.bucket.wantRequests(t, narPath(p)[1:])
+			line := c.logged(t, "delete it there")
+			if line["path"] != narPath(p)[1:] {
+				t.Errorf("the log names %v", line["path"])
+			}
+			c.wantMetric(t, "fills_total", `cache="nix-cache",outcome="mismatch"`, 1)
+
+			c.do(t, "DELETE", narPath(p)+"?force=true", nil, basic(deleteToken)).wantStatus(t, http.StatusOK)
+			c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
+			c.get(t, narPath(p)).wantBody(t, p.File)
+		})
+	}
 }
 
 // TestBodiesThatStall: 30 seconds without a byte are as good as a break.
@@ -470,6 +508,7 @@ func TestAnswersThatLie(t *testing.T) {
 			a, err := c.try(t, "GET", narPath(p), nil)
 			a.wantWholeOrBroken(t, err, p.File)
 			o.bucket.setFault(nil)
+			c.forget(t, narPath(p)) // found damaged, it would be refused for minutes
 			c.eventuallyServes(t, p)
 		})
 	}
@@ -537,6 +576,7 @@ func TestObjectChangesBetweenParts(t *testing.T) {
 		t.Error("the wrong object is not counted as one")
 	}
 	o.put(t, path, p.File)
+	c.forget(t, narPath(p))
 	a := c.get(t, narPath(p))
 	a.wantStatus(t, http.StatusOK)
 	a.wantBody(t, p.File)

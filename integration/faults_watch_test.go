@@ -458,6 +458,13 @@ func (c *caddy) logged(tb testing.TB, message string) map[string]any {
 	return fields
 }
 
+// forget has the cache drop what it knows of a path, as an operator would who has
+// mended it at the origin.
+func (c *cache) forget(tb testing.TB, path string) {
+	tb.Helper()
+	c.admin(tb, "POST", "/nix-cache/forget", "application/json", fmt.Sprintf(`{"cache": "nix-cache", "paths": [%q]}`, path[1:]))
+}
+
 // setBody gives a request a body that can be sent again.
 func setBody(r *http.Request, body []byte) {
 	r.ContentLength = int64(len(body))
