@@ -94,11 +94,20 @@ func wantStored(tb testing.TB, c *cache, p nixtest.Package) {
 // and then before it starts.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	for name, fill := range map[string]func(testing.TB, string) (undo func()){
-		"of bytes": fillBytes, "of inodes": fillInodes,
+	wantMadeWay := func(tb testing.TB, c *cache, p nixtest.Package) {
+		tb.Helper()
+		c.getUntil(tb, narPath(p), diskHit).wantBody(tb, p.File)
+	}
+	for name, tt := range map[string]struct {
+		fill func(testing.TB, string) (undo func())
+		want func(testing.TB, *cache, nixtest.Package) // of one file more, about as large as all others
+	}{
+		"of bytes":  {fillBytes, wantBypass},
+		"of inodes": {fillInodes, wantMadeWay},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			fill := tt.fill
 			dir := mountTmpfs(t, "size=64m,nr_inodes=400")
 			o := r2Origin(t)
 			c := startOnTier(t, o, dir+"/tier")
@@ -109,9 +118,9 @@ func TestDiskFull(t *testing.T) {
 			warmUp(t, c, first)
 			undo := fill(t, dir)
 			wantWarm(t, c, first)
-			wantBypass(t, c, second)
-			wantWarm(t, c, first)
+			tt.want(t, c, second)
 			undo()
+			wantStored(t, c, first)
 			wantStored(t, c, second)
 
 			c.stop(t)

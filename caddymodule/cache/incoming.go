@@ -9,7 +9,8 @@ import (
 
 // Incoming is a file that a client sends to the origin. Of a large one a copy is
 // written to the disk tier on its way, so that its first reader finds it there.
-// A lack of room or a sick disk costs the copy, never the upload.
+// A lack of room or a sick disk costs the copy, never the upload. Nor does a copy
+// cost a file in the tier that was asked for more than once.
 //
 // It ends by Publish or Drop. Not for concurrent use.
 type Incoming struct {
@@ -110,11 +111,7 @@ func (in *Incoming) create(tier *disk.Tier) {
 	if _, there := tier.Stat(in.key); there {
 		return
 	}
-	size := in.size
-	if size < 0 {
-		size = firstRoom
-	}
-	file, err := tier.Create(in.key, size)
+	file, err := tier.Offer(in.key, in.announced(firstRoom))
 	if err != nil {
 		in.warn(err)
 		return
@@ -122,8 +119,8 @@ func (in *Incoming) create(tier *disk.Tier) {
 	in.copy = file
 }
 
-// Room for a file whose size is not known grows by itself up to maxGrowth at a
-// time: each growth may evict something.
+// Room grows with what has arrived, whatever was announced: by itself, up to
+// maxGrowth at a time. Each growth may evict something.
 const (
 	firstRoom = 1 << 20
 	maxGrowth = 64 << 20
@@ -135,7 +132,15 @@ func (in *Incoming) makeRoom(end int64) error {
 	if end <= room {
 		return nil
 	}
-	return in.copy.Resize(max(end, room+min(room, maxGrowth)))
+	return in.copy.Resize(max(end, in.announced(room+min(room, maxGrowth))))
+}
+
+// announced returns the room wanted, but no more than was announced.
+func (in *Incoming) announced(room int64) int64 {
+	if in.size < 0 {
+		return room
+	}
+	return min(room, in.size)
 }
 
 // maxPublishing is how many copies at a time are brought to the disk after their
@@ -177,6 +182,7 @@ func (in *Incoming) Publish() {
 }
 
 func (in *Incoming) commit() error {
+	defer in.copy.Close()
 	if err := in.copy.Resize(in.at); err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
@@ -221,16 +222,16 @@ func (n *Namespace) fromDisk(ctx context.Context, p nix.CachePath, key string, c
 
 // tierObject returns a large file of the disk tier; nil if it has been found to be
 // wrong.
-func (n *Namespace) tierObject(ctx context.Context, p nix.CachePath, f *os.File, size int64, client netip.Addr) *Object {
-	if err := n.recheck(ctx, p, f, client); err != nil {
-		if n.cache.disk.Load().Drop(f) {
+func (n *Namespace) tierObject(ctx context.Context, p nix.CachePath, f *disk.Handle, size int64, client netip.Addr) *Object {
+	if err := n.recheck(ctx, p, f.File, client); err != nil {
+		if n.cache.disk.Load().Drop(f.File) {
 			n.log.Error("disk tier entry dropped: its bytes are not the ones that were stored", "path", p.String(), "error", err)
 		}
 		f.Close()
 		return nil
 	}
-	o := fileObject(f, Info{Size: size, Tag: nameTag(p)}, Disk)
-	o.tier = &tierFile{ctx: ctx, in: n, path: p, file: f, size: size}
+	o := fileObject(f.File, f.Close, Info{Size: size, Tag: nameTag(p)}, Disk)
+	o.tier = &tierFile{ctx: ctx, in: n, path: p, file: f.File, size: size}
 	return o
 }
 
@@ -446,7 +447,7 @@ func (n *Namespace) openWatched(ctx context.Context, p nix.CachePath, want Wante
 	}
 	seen := Info{Size: info.Size, Tag: largeTag(p, info)}
 	if f, ok := body.(*os.File); ok {
-		return fileObject(f, seen, Bypass), nil
+		return fileObject(f, f.Close, seen, Bypass), nil
 	}
 	r := newOriginReader(ctx, n, p, info, w)
 	r.begin(body, want)

@@ -93,8 +93,9 @@ func memoryObject(s *small, result Result) *Object {
 	}
 }
 
-func fileObject(f *os.File, info Info, result Result) *Object {
-	return &Object{Info: info, Result: result, Body: f, close: f.Close}
+// fileObject takes over a file, which is to be closed by close.
+func fileObject(f *os.File, close func() error, info Info, result Result) *Object {
+	return &Object{Info: info, Result: result, Body: f, close: close}
 }
 
 // AbsentError is absence, which is fs.ErrNotExist, and how it is known:

@@ -19,8 +19,9 @@
 // Space is reserved before it is written, that of the directories included,
 // which grow with their files and never shrink. A directory without the mark that
 // has files of others is refused. What others put into one with it is left alone,
-// and doesn't count. Files that are open while they
-// are evicted stay readable to their readers.
+// and doesn't count. A file that is open is
+// not evicted. One that is removed all the same stays readable to its readers, and
+// its space counts until they have closed it.
 //
 // The package deliberately doesn't know what it stores, coalesces nothing and
 // never waits for an origin.
@@ -152,16 +153,18 @@ func (t *Tier) Scanned() <-chan struct{} { return t.scanned }
 // check is asked whether a file has the right bytes that may have changed since
 // that was known: one found after an unclean stop, or modified by somebody else.
 // It reads the file by ReadAt, and one it returns an error for is removed.
-func (t *Tier) Open(key string, check func(*os.File) error) (*os.File, Meta, error) {
+func (t *Tier) Open(key string, check func(*os.File) error) (*Handle, Meta, error) {
 	t.load(shardOf(key))
-	e, ok := t.index.use(key)
+	e, good, ok := t.index.use(key)
 	if !ok {
 		return nil, Meta{}, fs.ErrNotExist
 	}
-	f, err := t.openGood(&e, check)
+	f, err := t.openGood(e, good, check)
+	if err == nil {
+		return &Handle{File: f, tier: t, entry: e}, e.meta(), nil
+	}
+	defer t.closed(e)
 	switch {
-	case err == nil:
-		return f, e.meta(), nil
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, errNotStored):
 		if t.removeNamed(e.name, key) { // else it has been evicted just now
 			t.log.Warn("disk tier entry dropped: the file was changed by somebody else", "file", t.path(e.name), "error", err)
@@ -173,14 +176,36 @@ func (t *Tier) Open(key string, check func(*os.File) error) (*os.File, Meta, err
 	return nil, Meta{}, fmt.Errorf("open disk tier entry: %w", err)
 }
 
+// Handle is a file of the tier that is open for reading. The caller closes it, not
+// the File in it.
+type Handle struct {
+	*os.File
+	tier  *Tier
+	entry *entry
+}
+
+// Close closes the file. It may be called once.
+func (h *Handle) Close() error {
+	err := h.File.Close()
+	h.tier.closed(h.entry)
+	return err
+}
+
+// closed undoes a use of an entry.
+func (t *Tier) closed(e *entry) {
+	if t.index.closed(e) {
+		t.evictExcess()
+	}
+}
+
 // openGood opens an entry's file and has it checked if need be.
-func (t *Tier) openGood(e *entry, check func(*os.File) error) (*os.File, error) {
+func (t *Tier) openGood(e *entry, good int64, check func(*os.File) error) (*os.File, error) {
 	f, err := os.Open(t.path(e.name))
 	if err != nil {
 		return nil, err
 	}
 	modified, err := checkSize(f, e.size)
-	if err == nil && !t.isGood(e, modified) {
+	if err == nil && !t.isGood(good, modified) {
 		err = t.checkOnce(e, f, check)
 	}
 	if err != nil {
@@ -192,11 +217,11 @@ func (t *Tier) openGood(e *entry, check func(*os.File) error) (*os.File, error) 
 
 // isGood reports whether a file's bytes can't have changed since they were known
 // to be right.
-func (t *Tier) isGood(e *entry, modified int64) bool {
-	if e.good == 0 {
+func (t *Tier) isGood(good, modified int64) bool {
+	if good == 0 {
 		return t.trusted.has(modified)
 	}
-	return modified == e.good
+	return modified == good
 }
 
 // checkOnce has a file checked, once for all who ask for it meanwhile, and puts
@@ -293,7 +318,7 @@ func (t *Tier) SetLimits(limits Limits) {
 func (t *Tier) Counters() Counters { return t.index.counters() }
 
 // evictExcess deletes victims until what is reserved fits the limit, or only
-// files being written are left.
+// files that are open are left.
 func (t *Tier) evictExcess() {
 	for e := t.index.victim(); e != nil; e = t.index.victim() {
 		t.unlink(e)

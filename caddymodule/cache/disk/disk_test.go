@@ -108,7 +108,7 @@ func TestRemove(t *testing.T) {
 	wantNothingLeaked(t, tier)
 }
 
-func TestReadersOfAnEvictedFileGoOn(t *testing.T) {
+func TestReadersOfARemovedFileGoOn(t *testing.T) {
 	tier := openTier(t, t.TempDir(), roomy)
 	mustStore(t, tier, "key", mib)
 	f, _, err := tier.Open("key", noCheck)
@@ -116,7 +116,7 @@ func TestReadersOfAnEvictedFileGoOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	tier.SetLimits(Limits{Bytes: baseCost})
+	tier.Remove("key")
 	wantAbsent(t, tier, "key")
 	if got, err := io.ReadAll(f); err != nil || string(got) != string(content("key", mib)) {
 		t.Errorf("read %d bytes, %v", len(got), err)

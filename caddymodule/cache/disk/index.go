@@ -41,6 +41,9 @@ type entry struct {
 
 	keyLen uint16
 	since  uint32 // by the policy's clock, when it was put where it is
+
+	open    int32 // how often it is open
+	deleted bool  // while it was: its space is free when it is closed
 }
 
 func newEntry(name, key string, size int64) *entry {
@@ -50,6 +53,14 @@ func newEntry(name, key string, size int64) *entry {
 func (e *entry) key() string { return e.name[:e.keyLen] }
 
 func (e *entry) cost() int64 { return costOf(e.size) }
+
+// pinned is the part of its cost that eviction can't free.
+func (e *entry) pinned() int64 {
+	if e.open > 0 {
+		return e.cost()
+	}
+	return 0
+}
 
 func (e *entry) meta() Meta {
 	_, meta, _, _ := parseName(e.name)
@@ -67,7 +78,9 @@ func costOf(size int64) int64 {
 }
 
 // index knows every file of the tier and the space it takes. An entry's cost
-// stays reserved from before its file is written until after it is deleted.
+// stays reserved from before its file is written until after it is deleted, and
+// closed by all who have it open: the file system doesn't free it before that. So
+// entries that are open are not evicted.
 type index struct {
 	mu struct {
 		sync.Mutex
@@ -94,17 +107,41 @@ func (x *index) init(limits Limits) {
 	}
 }
 
-// use looks a key up for a reader, which the eviction policy takes note of. The
-// entry is a copy.
-func (x *index) use(key string) (entry, bool) {
+// use opens an entry for a reader, which the eviction policy takes note of. good
+// is what the entry has.
+func (x *index) use(key string) (e *entry, good int64, ok bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	e, ok := x.mu.entries[key]
+	e, ok = x.mu.entries[key]
 	if !ok {
-		return entry{}, false
+		return nil, 0, false
 	}
 	e.touch()
-	return entry{name: e.name, keyLen: e.keyLen, size: e.size, good: e.good}, true
+	x.mu.policy.pin(e)
+	return e, e.good, true
+}
+
+// closed undoes one use of an entry. over says that the limit asks for evictions
+// which only now may be possible.
+func (x *index) closed(e *entry) (over bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.mu.policy.unpin(e)
+	if e.open == 0 && e.deleted {
+		x.mu.reserved -= e.cost()
+		x.announce()
+	}
+	return x.isOver()
+}
+
+// isOver is called with the lock held.
+func (x *index) isOver() bool { return x.mu.reserved-x.mu.leaving > x.mu.limits.Bytes }
+
+// announce tells those who wait for room that there is more. It is called with
+// the lock held.
+func (x *index) announce() {
+	close(x.mu.left)
+	x.mu.left = make(chan struct{})
 }
 
 // checked notes that the file of that name had the right bytes at this
@@ -202,15 +239,15 @@ func (x *index) drop(e *entry) (*entry, bool) {
 func (x *index) victim() *entry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.mu.reserved-x.mu.leaving <= x.mu.limits.Bytes {
+	if !x.isOver() {
 		return nil
 	}
-	return x.evictOne()
+	return x.evicted(x.mu.policy.evict(asked))
 }
 
-// evictOne is called with the lock held.
-func (x *index) evictOne() *entry {
-	e := x.mu.policy.evict()
+// evicted takes out a victim of the policy's, if it has one. It is called with
+// the lock held.
+func (x *index) evicted(e *entry) *entry {
 	if e == nil {
 		return nil
 	}
@@ -220,11 +257,11 @@ func (x *index) evictOne() *entry {
 	return e
 }
 
-// tryReserve reserves n bytes if they fit. If not, it tells what has to come
+// tryReserve reserves n bytes for what is asked for or offered, if they fit. If not, it tells what has to come
 // first: a victim, taken out, is to be deleted, or left, closed when somebody
 // else has deleted one, to be waited for. Neither: n can't fit, whatever makes
 // way, and so nothing does.
-func (x *index) tryReserve(n int64) (ok bool, victim *entry, left <-chan struct{}) {
+func (x *index) tryReserve(n int64, of need) (ok bool, victim *entry, left <-chan struct{}) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	short := x.mu.reserved + n - x.mu.limits.Bytes
@@ -232,24 +269,31 @@ func (x *index) tryReserve(n int64) (ok bool, victim *entry, left <-chan struct{
 	case short <= 0:
 		x.mu.reserved += n
 		return true, nil, nil
-	case short > x.mu.policy.bytes()+x.mu.leaving:
+	case short > x.mu.policy.free(of)+x.mu.leaving:
 		return false, nil, nil
 	case short > x.mu.leaving:
-		return false, x.evictOne(), nil
+		return false, x.evicted(x.mu.policy.evict(of)), nil
 	default:
 		return false, nil, x.mu.left
 	}
 }
 
 // spare takes an entry to evict although the limit does not ask for it; nil if
-// all of them have less than n bytes.
-func (x *index) spare(n int64) *entry {
+// all that can be have less than n bytes.
+func (x *index) spare(n int64, of need) *entry {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.mu.policy.bytes() < n {
+	if x.mu.policy.free(of) < n {
 		return nil
 	}
-	return x.evictOne()
+	return x.evicted(x.mu.policy.evict(of))
+}
+
+// spareFile is spare where files are short, not bytes.
+func (x *index) spareFile(of need) *entry {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.evicted(x.mu.policy.evictLight(of))
 }
 
 // release gives n reserved bytes back that no file takes up.
@@ -257,22 +301,27 @@ func (x *index) release(n int64) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.mu.reserved -= n
+	x.announce()
 }
 
 // deleted says that the file of an entry that was taken out is gone, and gives
-// its space back.
-func (x *index) deleted(e *entry) { x.leave(e, e.cost()) }
-
-// stuck says that the file of an entry that was taken out can't be deleted.
-func (x *index) stuck(e *entry) { x.leave(e, 0) }
-
-func (x *index) leave(e *entry, freed int64) {
+// its space back, if nobody has it open.
+func (x *index) deleted(e *entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.mu.leaving -= e.cost()
-	x.mu.reserved -= freed
-	close(x.mu.left)
-	x.mu.left = make(chan struct{})
+	if e.deleted = true; e.open == 0 {
+		x.mu.reserved -= e.cost()
+	}
+	x.announce()
+}
+
+// stuck says that the file of an entry that was taken out can't be deleted.
+func (x *index) stuck(e *entry) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.mu.leaving -= e.cost()
+	x.announce()
 }
 
 // grown notes what a directory takes up: a shard, or staging.

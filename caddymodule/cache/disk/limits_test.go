@@ -107,7 +107,7 @@ func TestNothingMakesWayInVain(t *testing.T) {
 		t.Errorf("Create: %v, want ErrNoRoom", err)
 	}
 	wantContent(t, tier, "there", 1000)
-	if err := f.Abort(); err != nil {
+	if err := errors.Join(f.Abort(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	wantNothingLeaked(t, tier)

@@ -202,8 +202,10 @@ func files(t testing.TB, dir string) []string {
 // fileOf returns the path of the key's file.
 func fileOf(t testing.TB, tier *Tier, key string) string {
 	t.Helper()
-	e, ok := tier.index.use(key)
-	if !ok {
+	tier.index.mu.Lock()
+	defer tier.index.mu.Unlock()
+	e := tier.index.mu.entries[key]
+	if e == nil {
 		t.Fatalf("%s is not there", key)
 	}
 	return tier.path(e.name)

@@ -20,8 +20,42 @@ func (p *policy) setLimit(limit int64) {
 	p.lightLimit = limit / lightShare
 }
 
-// bytes is the cost of all entries.
-func (p *policy) bytes() int64 { return p.light.bytes() + p.heavy.bytes() }
+// need says what may have to go for something new.
+type need uint8
+
+const (
+	asked   need = iota // somebody waits for it: whatever the policy evicts next
+	offered             // nobody has asked for it yet: what is in the small queues
+)
+
+// free is the cost of all entries that may be evicted for something new, some of
+// which may turn out to be spared.
+func (p *policy) free(n need) int64 {
+	switch {
+	case n == asked:
+		return p.light.free() + p.heavy.free()
+	case p.light.bytes() > p.lightLimit:
+		return p.light.small.free() + p.heavy.small.free()
+	default:
+		return p.heavy.small.free()
+	}
+}
+
+// pin keeps an entry from being evicted, if it is the first time that it is
+// opened, and unpin undoes that when it is closed for the last time.
+func (p *policy) pin(e *entry) {
+	e.open++
+	if e.open == 1 && e.in != noQueue {
+		p.queue(e.in).pinned += e.cost()
+	}
+}
+
+func (p *policy) unpin(e *entry) {
+	e.open--
+	if e.open == 0 && e.in != noQueue {
+		p.queue(e.in).pinned -= e.cost()
+	}
+}
 
 func (p *policy) insert(e *entry) {
 	if e.size <= lightSize {
@@ -59,13 +93,31 @@ func (p *policy) init() {
 	}
 }
 
-// evict removes and returns the next victim, nil if there is no entry.
-func (p *policy) evict() *entry {
-	light, heavy := p.light.oldest(), p.heavy.oldest()
-	if heavy == nil || p.light.bytes() > p.lightLimit && light.age(p.clock) > heavy.age(p.clock) {
+// evict removes and returns the next victim, nil if there is none.
+func (p *policy) evict(n need) *entry {
+	if n == offered {
+		return p.evictSmall()
+	}
+	if p.heavy.free() == 0 || p.light.free() > 0 && p.light.bytes() > p.lightLimit &&
+		p.light.oldest().age(p.clock) > p.heavy.oldest().age(p.clock) {
 		return p.light.evict()
 	}
 	return p.heavy.evict()
+}
+
+func (p *policy) evictSmall() *entry {
+	if e := p.heavy.evictSmall(); e != nil || p.light.bytes() <= p.lightLimit {
+		return e
+	}
+	return p.light.evictSmall()
+}
+
+// evictLight is evict where what counts is that a file goes, not how large it is.
+func (p *policy) evictLight(n need) *entry {
+	if n == asked && p.light.free() > 0 {
+		return p.light.evict()
+	}
+	return p.evict(n)
 }
 
 // age is how often the clock has counted since the entry was pushed. The clock

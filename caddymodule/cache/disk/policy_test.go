@@ -15,8 +15,8 @@ func newPolicy(limit int64) *policy {
 
 // admit enters an entry as the tier does: first, others make way.
 func (p *policy) admit(e *entry, limit int64) (evicted []*entry) {
-	for p.bytes()+e.cost() > limit {
-		evicted = append(evicted, p.evict())
+	for p.free(asked)+e.cost() > limit {
+		evicted = append(evicted, p.evict(asked))
 	}
 	p.insert(e)
 	return evicted
@@ -79,10 +79,10 @@ func TestPolicyEvictsEverything(t *testing.T) {
 		p.insert(sized("heavy", i, lightSize+1))
 	}
 	n := 0
-	for p.evict() != nil {
+	for p.evict(asked) != nil {
 		n++
 	}
-	if n != 200 || p.bytes() != 0 {
-		t.Errorf("%d of 200 entries evicted, %d bytes left", n, p.bytes())
+	if n != 200 || p.free(asked) != 0 {
+		t.Errorf("%d of 200 entries evicted, %d bytes left", n, p.free(asked))
 	}
 }

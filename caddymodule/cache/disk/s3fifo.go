@@ -24,6 +24,9 @@ const (
 // bytes is the cost of all entries.
 func (p *s3fifo) bytes() int64 { return p.small.bytes + p.main.bytes }
 
+// free is the cost of those that can be evicted.
+func (p *s3fifo) free() int64 { return p.small.free() + p.main.free() }
+
 // touch notes that somebody asked for the entry.
 func (e *entry) touch() { e.freq = min(e.freq+1, maxFreq) }
 
@@ -35,26 +38,45 @@ func (p *s3fifo) insert(e *entry) {
 	}
 }
 
-// evict removes and returns the next victim, nil if there is no entry.
+// evict removes and returns the next victim, nil if there is none.
 func (p *s3fifo) evict() *entry {
-	for p.bytes() > 0 {
-		if p.small.bytes <= p.bytes()/smallShare && p.main.len > 0 {
-			e := p.main.pop()
-			if e.freq == 0 {
+	for p.free() > 0 {
+		if p.main.free() == 0 || p.small.bytes > p.bytes()/smallShare && p.small.free() > 0 {
+			if e := p.popSmall(); e != nil {
 				return e
 			}
-			e.freq--
-			p.main.push(e)
 			continue
 		}
-		e := p.small.pop()
+		e := p.main.pop()
 		if e.freq == 0 {
-			p.ghost.add(e.key(), p.small.len+p.main.len)
 			return e
 		}
-		e.freq = 0
+		e.freq--
 		p.main.push(e)
 	}
+	return nil
+}
+
+// evictSmall is evict, but takes nothing out of the main queue.
+func (p *s3fifo) evictSmall() *entry {
+	for p.small.free() > 0 {
+		if e := p.popSmall(); e != nil {
+			return e
+		}
+	}
+	return nil
+}
+
+// popSmall removes the next entry of the small queue, and returns it unless it
+// has been asked for again: then it is in main from now on.
+func (p *s3fifo) popSmall() *entry {
+	e := p.small.pop()
+	if e.freq == 0 {
+		p.ghost.add(e.key(), p.small.len+p.main.len)
+		return e
+	}
+	e.freq = 0
+	p.main.push(e)
 	return nil
 }
 
@@ -74,7 +96,11 @@ type queue struct {
 	head, tail *entry
 	len        int
 	bytes      int64
+	pinned     int64 // the part of it that is of entries which are open
 }
+
+// free is the cost of the entries that are not open.
+func (q *queue) free() int64 { return q.bytes - q.pinned }
 
 func (q *queue) push(e *entry) {
 	*q.clock++
@@ -87,9 +113,17 @@ func (q *queue) push(e *entry) {
 	q.head = e
 	q.len++
 	q.bytes += e.cost()
+	q.pinned += e.pinned()
 }
 
+// pop removes the last entry that is not open: there must be one. Those that are
+// open it passes over, to the head.
 func (q *queue) pop() *entry {
+	for q.tail.open > 0 {
+		e := q.tail
+		q.remove(e)
+		q.push(e)
+	}
 	e := q.tail
 	q.remove(e)
 	return e
@@ -108,6 +142,7 @@ func (q *queue) remove(e *entry) {
 	}
 	q.len--
 	q.bytes -= e.cost()
+	q.pinned -= e.pinned()
 	e.in, e.prev, e.next = noQueue, nil, nil
 }
 

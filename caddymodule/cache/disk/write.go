@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,35 +17,63 @@ import (
 // called concurrently, and until Close also after either.
 type File struct {
 	*os.File
-	tier  *Tier
-	key   string
-	size  int64
-	ended bool
+	tier *Tier
+	need need
+	key  string
+	size int64
+
+	mu struct {
+		sync.Mutex
+		ended   bool   // by Commit or Abort
+		entry   *entry // that Commit made of it
+		deleted bool   // by Abort
+		closed  bool
+	}
 }
 
-// Create makes room for a file of exactly size bytes and opens it for writing,
-// its space allocated. Key and tag have neither comma nor slash. ErrNoRoom if it
-// can't be taken in, fs.ErrClosed if the tier is closed meanwhile.
+// Create makes room for a file of exactly size bytes that somebody waits for, and
+// opens it for writing, its space allocated. Key and tag have neither comma nor
+// slash. ErrNoRoom if it can't be taken in, fs.ErrClosed if the tier is closed
+// meanwhile.
 //
 // Before the names in the directory are read, nobody knows how much room there
 // is. It waits for that for a moment, which a large directory may exceed.
-func (t *Tier) Create(key string, size int64) (*File, error) {
+func (t *Tier) Create(key string, size int64) (*File, error) { return t.create(key, size, asked) }
+
+// Offer is Create for a file that nobody has asked for yet: it takes the place of
+// no file that was asked for more than once.
+func (t *Tier) Offer(key string, size int64) (*File, error) { return t.create(key, size, offered) }
+
+func (t *Tier) create(key string, size int64, of need) (*File, error) {
 	if err := t.awaitScan(); err != nil {
 		return nil, err
 	}
 	if size < 0 || size > maxSize {
 		return nil, fmt.Errorf("%w: no file has %d bytes", ErrNoRoom, size)
 	}
-	if err := t.reserve(costOf(size) + headroom); err != nil {
+	if err := t.reserve(costOf(size)+headroom, of); err != nil {
 		return nil, err
 	}
-	f, err := t.allocate(size)
+	f, err := t.allocate(size, of)
 	if err != nil {
 		t.index.release(costOf(size) + headroom)
 		return nil, fmt.Errorf("create disk tier entry: %w", err)
 	}
 	t.measure(shardCount)
-	return &File{File: f, tier: t, key: key, size: size}, nil
+	return &File{File: f, tier: t, need: of, key: key, size: size}, nil
+}
+
+// Reserve makes room for n bytes on the tier's file system that lie in no file of
+// the tier's, but count as if they did. They are given back by release. Nobody
+// has asked for them, see Offer. ErrNoRoom if there is none.
+func (t *Tier) Reserve(n int64) (release func(), err error) {
+	if err := t.awaitScan(); err != nil {
+		return nil, err
+	}
+	if err := t.reserve(n, offered); err != nil {
+		return nil, err
+	}
+	return func() { t.index.release(n) }, nil
 }
 
 // scanPatience is short, since clients wait meanwhile.
@@ -66,12 +95,12 @@ func (t *Tier) awaitScan() error {
 	}
 }
 
-func (t *Tier) reserve(n int64) error {
+func (t *Tier) reserve(n int64, of need) error {
 	for {
-		ok, victim, left := t.index.tryReserve(n)
+		ok, victim, left := t.index.tryReserve(n, of)
 		switch {
 		case ok:
-			if err := t.keepFree(n); err != nil {
+			if err := t.keepFree(n, of); err != nil {
 				t.index.release(n)
 				return err
 			}
@@ -83,17 +112,17 @@ func (t *Tier) reserve(n int64) error {
 		case left != nil:
 			<-left
 		default:
-			return fmt.Errorf("%w: %d bytes don't fit the limit beside what is being written", ErrNoRoom, n)
+			return fmt.Errorf("%w: %d bytes don't fit the limit beside what may not go for them", ErrNoRoom, n)
 		}
 	}
 }
 
 // keepFree keeps the operator's minimum free: what the file system is short of,
 // eviction makes up for as far as it can. If it can't, nothing is evicted.
-func (t *Tier) keepFree(n int64) error {
+func (t *Tier) keepFree(n int64, of need) error {
 	short, err := t.shortOf(n)
 	for err == nil && short > 0 {
-		victim := t.index.spare(short)
+		victim := t.index.spare(short, of)
 		if victim == nil {
 			return fmt.Errorf("%w: the file system lacks %d bytes of the free space to keep", ErrNoRoom, short)
 		}
@@ -113,22 +142,31 @@ func (t *Tier) shortOf(n int64) (int64, error) {
 	return t.index.minFree() + n - int64(st.Bavail)*int64(st.Bsize), nil
 }
 
-func (t *Tier) allocate(size int64) (*os.File, error) {
-	f, err := os.CreateTemp(t.staging(), "*")
-	if errors.Is(err, fs.ErrNotExist) { // somebody deleted the directory: begin anew
-		if err = os.MkdirAll(t.staging(), 0o700); err == nil {
-			f, err = os.CreateTemp(t.staging(), "*")
-		}
-	}
+func (t *Tier) allocate(size int64, of need) (f *os.File, err error) {
+	err = t.evictingFiles(of, func() error {
+		f, err = createIn(t.staging())
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	if err := preallocate(f, size); err != nil {
+	if err := t.evictingBytes(size, of, func() error { return preallocate(f, size) }); err != nil {
 		f.Close()
 		os.Remove(f.Name())
 		return nil, err
 	}
 	return f, nil
+}
+
+func createIn(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, "*")
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil { // somebody deleted it: begin anew
+		return nil, err
+	}
+	return os.CreateTemp(dir, "*")
 }
 
 // preallocate finds out now, not in the middle, that the disk is full.
@@ -166,11 +204,12 @@ func (f *File) grow(size int64) error {
 	if size > maxSize {
 		return fmt.Errorf("%w: no file has %d bytes", ErrNoRoom, size)
 	}
-	if err := f.tier.reserve(costOf(size) - costOf(f.size)); err != nil {
+	more := costOf(size) - costOf(f.size)
+	if err := f.tier.reserve(more, f.need); err != nil {
 		return err
 	}
 	f.size = size // also after an error: some of it may be taken up
-	if err := preallocate(f.File, size); err != nil {
+	if err := f.tier.evictingBytes(more, f.need, func() error { return preallocate(f.File, size) }); err != nil {
 		return fmt.Errorf("grow disk tier entry: %w", err)
 	}
 	return nil
@@ -185,13 +224,22 @@ func (f *File) shrink(size int64) error {
 	return nil
 }
 
+// WriteAt implements [io.WriterAt].
+func (f *File) WriteAt(b []byte, off int64) (n int, err error) {
+	err = f.tier.evictingBytes(int64(len(b)), f.need, func() error {
+		n, err = f.File.WriteAt(b, off)
+		return err
+	})
+	return n, err
+}
+
 // Commit brings the file into the tier under its key with that tag. The bytes
 // are on the disk by then, unless there is a tag for readers to check them by,
-// which is for small files: a narinfo is not worth a wait for the disk. admit is asked at the very moment the file would become
-// visible; if it says no, or another file has the key by then, the file is
-// dropped, and that is no error.
+// which is for small files: a narinfo is not worth a wait for the disk. admit is
+// asked at the very moment the file would become visible; if it says no, or
+// another file has the key by then, the file is dropped, and that is no error.
 func (f *File) Commit(tag string, admit func() bool) error {
-	if f.ended {
+	if f.hasEnded() {
 		return nil
 	}
 	if err := f.publish(tag, admit); err != nil {
@@ -211,16 +259,16 @@ func (f *File) publish(tag string, admit func() bool) error {
 	if err != nil {
 		return err
 	}
-	meta := Meta{Size: f.size, Tag: tag}
-	name := f.tier.fileName(f.key, meta)
-	if err := f.tier.moveIn(f.Name(), name); err != nil {
+	name := f.tier.fileName(f.key, Meta{Size: f.size, Tag: tag})
+	err = f.tier.evictingFiles(f.need, func() error { return f.tier.moveIn(f.Name(), name) })
+	if err != nil {
 		return err
 	}
-	f.ended = true // from here on its space is the entry's
+	e := newEntry(name, f.key, f.size)
+	e.good, e.open = modified, 1 // by us
+	f.end(e)                     // from here on its space is the entry's
 	f.tier.measure(shardOf(f.key))
 	f.tier.index.release(headroom)
-	e := newEntry(name, f.key, f.size)
-	e.good = modified
 	if !f.tier.index.add(e, admit) {
 		return f.tier.unlink(e)
 	}
@@ -241,14 +289,57 @@ func (t *Tier) moveIn(staged, name string) error {
 
 // Abort deletes what was written.
 func (f *File) Abort() error {
-	if f.ended {
+	if !f.end(nil) {
 		return nil
 	}
-	f.ended = true
 	err := os.Remove(f.Name())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("abort disk tier entry: %w", err)
 	}
-	f.tier.index.release(costOf(f.size) + headroom)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.deleted = true
+	f.settle()
 	return nil
+}
+
+// Close closes the file. What was aborted takes up its space up to then.
+func (f *File) Close() error {
+	err := f.File.Close()
+	f.mu.Lock()
+	closed, e := f.mu.closed, f.mu.entry
+	f.mu.closed = true
+	if !closed {
+		f.settle()
+	}
+	f.mu.Unlock()
+	if !closed && e != nil {
+		f.tier.closed(e)
+	}
+	return err
+}
+
+// settle gives the space back of what was aborted. It is called with the lock
+// held.
+func (f *File) settle() {
+	if f.mu.deleted && f.mu.closed {
+		f.tier.index.release(costOf(f.size) + headroom)
+	}
+}
+
+func (f *File) hasEnded() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mu.ended
+}
+
+// end says what the file has become, nil for nothing, unless it was said before.
+func (f *File) end(e *entry) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mu.ended {
+		return false
+	}
+	f.mu.ended, f.mu.entry = true, e
+	return true
 }

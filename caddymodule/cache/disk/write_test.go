@@ -69,6 +69,7 @@ func TestWhatIsNotCommittedLeavesNothing(t *testing.T) {
 			if left := files(t, dir); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
+			f.Close()
 			wantNothingLeaked(t, tier)
 		})
 	}
@@ -90,6 +91,7 @@ func TestTheFirstFileOfAKeyStays(t *testing.T) {
 	if left := files(t, dir); len(left) != 1 {
 		t.Errorf("files: %v", left)
 	}
+	f.Close()
 	wantNothingLeaked(t, tier)
 }
 
