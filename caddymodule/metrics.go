@@ -86,7 +86,7 @@ func (m *processMetrics) collectors() []prometheus.Collector {
 		m.requests, m.requestSeconds, m.lookups, m.served, m.authFailures,
 		m.uploads, m.uploadBytes, m.uploadSeconds, m.fillBytes, m.fillSeconds,
 		m.originRequests, m.originBytes, m.originSeconds, m.originUp,
-		fillCollector{m}, tierCollector{}, buildInfo,
+		fillCollector{m}, tierCollector{}, originCollector{}, buildInfo,
 	}
 }
 

@@ -47,6 +47,7 @@ var (
 	tierEntriesDesc   = describe("tier_entries", "Files in a tier.", "tier")
 	tierLimitDesc     = describe("tier_limit_bytes", "The most bytes that a tier may take up.", "tier")
 	evictionsDesc     = describe("evictions_total", "Files evicted from a tier.", "tier")
+	waitingDesc       = describe("origin_requests_waiting", "Requests that wait until they may be sent to the origin.")
 	diskOpenDesc      = describe("disk_tier_open", "1 if the disk tier is in use, 0 if it can't be opened.")
 )
 
@@ -66,6 +67,22 @@ func (c fillCollector) Collect(ch chan<- prometheus.Metric) {
 		for outcome, n := range fills.Outcomes() {
 			ch <- prometheus.MustNewConstMetric(fillsDesc, prometheus.CounterValue, float64(n), name, outcome)
 		}
+	}
+}
+
+// originCollector reads the state of what the handlers ask. Those of one name are
+// added up.
+type originCollector struct{}
+
+func (originCollector) Describe(ch chan<- *prometheus.Desc) { ch <- waitingDesc }
+
+func (originCollector) Collect(ch chan<- prometheus.Metric) {
+	waiting := map[string]int{}
+	for _, h := range running.all() {
+		waiting[h.set.name] += h.waiting()
+	}
+	for name, n := range waiting {
+		ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(n), name)
 	}
 }
 

@@ -49,10 +49,38 @@ func TestOutage(t *testing.T) {
 	c.awaitStatus(t, "/health/ready", http.StatusServiceUnavailable)
 	c.get(t, "/health").wantStatus(t, http.StatusOK)
 
+	if lines := c.ownLines("error"); len(lines) > 2 { // a request, and that this is an outage
+		t.Errorf("the outage is told in %d lines: %q", len(lines), lines)
+	}
+
 	o.bucket.setFault(nil)
 	c.awaitStatus(t, narPath(cold), http.StatusOK)
 	c.get(t, narinfoPath(cold)).wantBody(t, cold.Text())
 	c.awaitStatus(t, "/health/ready", http.StatusOK)
+}
+
+// TestOutageAnswersAbsent: where the operator wants it, a build goes on without
+// the cache. The absence is not remembered here.
+func TestOutageAnswersAbsent(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	cold := signedPackage("cold", 1000)
+	o.lay(t, cold)
+	c := startCache(t, o, "outage_answers absent")
+	o.bucket.setFault(refuse)
+	for range 5 { // before and after the cache knows
+		for _, method := range []string{"GET", "HEAD"} {
+			a := c.do(t, method, narinfoPath(cold), nil)
+			a.wantStatus(t, http.StatusNotFound)
+			a.wantHeader(t, "Cache-Status", "nix-cache; fwd=miss; detail=unavailable")
+			a.wantHeader(t, "Cache-Control", "no-store")
+		}
+		c.get(t, narPath(cold)).wantStatus(t, http.StatusServiceUnavailable)
+	}
+	c.wantMetric(t, "lookups_total", `cache="nix-cache",kind="narinfo",method="HEAD",result="unavailable"`, 5)
+	c.put(t, narPath(cold), cold.File).wantStatus(t, http.StatusBadGateway)
+	o.bucket.setFault(nil)
+	c.awaitStatus(t, narinfoPath(cold), http.StatusOK).wantBody(t, cold.Text())
 }
 
 // awaitStatus repeats a GET until it has this status, and returns its answer.

@@ -30,6 +30,9 @@ func TestPrivateReads(t *testing.T) {
 			c.get(t, narinfoPath(absent), basic(readToken)).wantStatus(t, http.StatusNotFound)
 		}
 		wantPrivate(t, c, p, absent) // it is in the tiers, or known to be absent
+		if lines := c.ownLines("warn"); len(lines) != 1 || !strings.Contains(lines[0], `"client":"127.0.0.1"`) {
+			t.Errorf("the refused reads of a client are told in %d lines: %q", len(lines), lines)
+		}
 		for _, path := range []string{"/", "/nix-cache-info", "/health", "/health/ready"} {
 			c.get(t, path).wantStatus(t, http.StatusOK)
 		}
