@@ -179,7 +179,7 @@ func fuzzHandler(tb testing.TB, m *origintest.Memory) *Handler {
 	if h.set, err = h.resolve(caddy.NewReplacer()); err != nil {
 		tb.Fatal(err)
 	}
-	h.receiver = &upload.Receiver{Origin: m, TrustedKeys: h.set.trustedKeys, MaxSize: 1 << 20, Log: log}
+	h.receiver = &upload.Receiver{Origin: cache.WriteThrough(m, h.parts), TrustedKeys: h.set.trustedKeys, MaxSize: 1 << 20, Log: log}
 	h.files = tier.Namespace("fuzz", m, cache.Policy{}, h.metrics.fills, log)
 	return h
 }

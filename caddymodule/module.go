@@ -176,7 +176,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 	}
 	h.ready = newReadiness(h.origin, h.log, h.metrics.originUp)
 	h.receiver = &upload.Receiver{
-		Origin:            h.origin,
+		Origin:            cache.WriteThrough(h.origin, h.parts),
 		TrustedKeys:       h.set.trustedKeys,
 		SignWith:          h.set.signWith,
 		OnDivergence:      h.set.onDivergence,

@@ -50,16 +50,15 @@ func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 	})
 	if err != nil {
 		incoming.Drop()
-		if !isRejected(err) {
-			h.uploaded(p) // the origin may have taken what it did not confirm
-		}
 		h.countUpload(a, received.n, failedOutcome(err))
 		h.fail(a, err)
 		a.drain()
 		return
 	}
 	incoming.Publish()
-	h.uploaded(p)
+	if outcome != upload.Stored { // the origin has it from elsewhere, since who knows when
+		h.uploaded(p)
+	}
 	h.countUpload(a, received.n, acceptedOutcome(outcome))
 	log.Info("uploaded", "outcome", string(outcome), "bytes", received.n, "duration", time.Since(a.begun), "client", clientAddr(a.r).String())
 	status := http.StatusOK
@@ -75,21 +74,13 @@ func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
 		h.fail(a, err)
 		return
 	}
-	err = h.receiver.Delete(a.context(), p, when)
-	if !isRejected(err) { // an outage says not what it left
-		h.forget(p)
-	}
-	if err != nil {
+	if err := h.receiver.Delete(a.context(), p, when); err != nil {
 		h.fail(a, err)
 		return
 	}
 	log.Info("deleted")
 	a.text(http.StatusOK, "OK")
 }
-
-// isRejected reports whether an upload or a deletion was refused, so that nothing
-// has changed.
-func isRejected(err error) bool { return errors.As(err, new(*upload.RejectedError)) }
 
 // deletion reads a query: force=true insists, and without force nobody does.
 // Nothing else is taken for either.

@@ -81,23 +81,16 @@ func (s *handlerSet) over(origin string, but *pooledCache) map[*pooledCache]*cac
 	return parts
 }
 
-// others returns what other caches have of h's origin: two handlers over one
-// origin with different tiers know nothing of each other's writes.
-func (h *Handler) others() map[*pooledCache]*cache.Namespace {
-	return running.over(h.origin.String(), h.pooled)
+// parts returns what caches have of h's origin: its own, and others', since two
+// handlers over one origin with different tiers know nothing of each other's writes.
+func (h *Handler) parts() []*cache.Namespace {
+	others := slices.Collect(maps.Values(running.over(h.origin.String(), h.pooled)))
+	return append(others, h.files)
 }
 
-// uploaded has the other caches over h's origin drop what is older than an upload.
+// uploaded has the caches over h's origin drop what is older than what that has.
 func (h *Handler) uploaded(p nix.CachePath) {
-	for _, files := range h.others() {
+	for _, files := range h.parts() {
 		files.Uploaded(p)
-	}
-}
-
-// forget has all caches over h's origin forget a file.
-func (h *Handler) forget(p nix.CachePath) {
-	h.files.Forget(p)
-	for _, files := range h.others() {
-		files.Forget(p)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"path"
 	"strings"
 	"sync"
 	"testing"
@@ -43,14 +44,14 @@ func TestOneOriginTwoTiers(t *testing.T) {
 				reader.get(t, narPath(p)).wantBody(t, p.File)
 				reader.get(t, narinfoPath(p)).wantBody(t, p.Text())
 			}
-			reader.getUntil(t, narinfoPath(p), memoryHit)
+			reader.getUntil(t, narinfoPath(p), reader.name()+"; hit; detail=memory")
 
 			again := p
 			again.NARInfo = new(*p.NARInfo)
 			nixtest.SignedBy(otherKey)(&again)
 			writer.put(t, narinfoPath(p), again.Text()).wantStatus(t, http.StatusCreated)
 			reader.get(t, narinfoPath(p)).wantBody(t, again.Text())
-			reader.getUntil(t, narinfoPath(p), memoryHit)
+			reader.getUntil(t, narinfoPath(p), reader.name()+"; hit; detail=memory")
 
 			for _, path := range []string{narinfoPath(p), narPath(p)} {
 				writer.delete(t, path).wantStatus(t, http.StatusOK)
@@ -64,6 +65,9 @@ func TestOneOriginTwoTiers(t *testing.T) {
 		})
 	}
 }
+
+// name is what such a cache is called.
+func (c *cache) name() string { return path.Base(c.base) }
 
 // wantAbsent asks often enough that absence is remembered.
 func (c *cache) wantAbsent(tb testing.TB, paths ...string) {
@@ -95,7 +99,7 @@ func TestOneOriginTwoTiersInFlight(t *testing.T) {
 	pull, push := startShared(t)
 	p := signedPackage("in-flight", 1000)
 	push.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
-	asked, release := pull.origin.bucket.holdAnswers(http.MethodGet)
+	asked, release := pull.origin.bucket.holdAnswers(isGet)
 	late := make(chan answer)
 	go func() {
 		a, err := pull.try(t, "GET", narinfoPath(p), nil)
@@ -113,12 +117,17 @@ func TestOneOriginTwoTiersInFlight(t *testing.T) {
 	pull.get(t, narinfoPath(p)).wantBody(t, p.Text())
 }
 
-// holdAnswers keeps back the bucket's answers to requests of a method until
+func isGet(r *http.Request) bool { return r.Method == http.MethodGet }
+
+// isDownload matches what brings more of a file than that it is there.
+func isDownload(r *http.Request) bool { return isGet(r) && r.Header.Get("Range") != "bytes=0-0" }
+
+// holdAnswers keeps back the bucket's answers to the requests that match until
 // release; asked has a value for each.
-func (b *r2Bucket) holdAnswers(method string) (asked <-chan struct{}, release func()) {
+func (b *r2Bucket) holdAnswers(match func(*http.Request) bool) (asked <-chan struct{}, release func()) {
 	answered, held := make(chan struct{}, 100), make(chan struct{})
 	b.setFault(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
-		if r.Method != method {
+		if !match(r) {
 			next.ServeHTTP(w, r)
 			return
 		}

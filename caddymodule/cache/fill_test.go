@@ -243,7 +243,7 @@ func (b *bench) wantNothingFilled() {
 func TestOutdatedFillEndsWithItsReaders(t *testing.T) {
 	for name, outdate := range map[string]func(*bench, nix.CachePath){
 		"forgotten": func(b *bench, p nix.CachePath) { b.files.Forget(p) },
-		"uploaded":  func(b *bench, p nix.CachePath) { b.files.Incoming(p, -1).Publish() },
+		"uploaded":  func(b *bench, p nix.CachePath) { b.files.Uploaded(p) },
 	} {
 		for _, late := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, late), func(t *testing.T) {

@@ -197,10 +197,8 @@ func (in *Incoming) wanted() bool {
 	return !in.deleted
 }
 
-// Drop ends it without a copy; after Publish it does nothing. What is older is
-// forgotten: that the file was missing, and what is just being fetched. So it is
-// after an upload that failed, since the origin may have taken what it did not
-// confirm.
+// Drop ends it without a copy; after Publish it does nothing. The cache is as if
+// nothing had been sent: what the origin took of it comes by [WriteThrough].
 func (in *Incoming) Drop() {
 	if in.ended {
 		return
@@ -208,12 +206,10 @@ func (in *Incoming) Drop() {
 	in.ended = true
 	in.release()
 	in.leave()
-	in.in.Uploaded(in.path)
 }
 
-// Uploaded drops what is older than an upload to the origin that went past this
-// cache: that the file was missing, what is just being fetched, and copies if the
-// file can have changed. To be called once the origin has it.
+// Uploaded drops what may be older than the file that the origin has now: that it
+// was missing, what is just being fetched, and copies if it can have changed.
 func (n *Namespace) Uploaded(p nix.CachePath) {
 	n.cache.Start()
 	if kinds[p.Kind()].small > 0 {
