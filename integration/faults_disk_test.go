@@ -503,6 +503,30 @@ func TestDiskBlockUnreadable(t *testing.T) {
 	}
 }
 
+// TestDiskGone: so it is where nothing of a file can be read, and what follows is
+// served past the disk.
+func TestDiskGone(t *testing.T) {
+	t.Parallel()
+	dir, image := mountBtrfs(t)
+	o := r2Origin(t)
+	c := startOnTier(t, o, dir+"/tier")
+	p, cold := signedPackage("gone", 12_000_000), signedPackage("gone-cold", 3_000_000)
+	o.lay(t, p)
+	o.lay(t, cold)
+	c.getUntil(t, narPath(p), diskHit)
+	file := tierFile(t, dir+"/tier", narPath(p))
+	spoilBelow(t, image, file, p.File[4096:8192])
+	if err := os.Truncate(image, 0); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		a := c.get(t, narPath(p))
+		a.wantStatus(t, http.StatusOK)
+		a.wantBody(t, p.File)
+		c.get(t, narPath(cold)).wantBody(t, cold.File)
+	}
+}
+
 // TestDiskBlockUnreadableForNix: both Nix versions get such a package.
 func TestDiskBlockUnreadableForNix(t *testing.T) {
 	t.Parallel()

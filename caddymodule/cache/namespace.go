@@ -432,6 +432,9 @@ func (n *Namespace) openThrough(ctx context.Context, p nix.CachePath, want Wante
 // openWatched is openThrough, but for the watch, which is the reader's where the
 // object has one.
 func (n *Namespace) openWatched(ctx context.Context, p nix.CachePath, want Wanted, w *watch) (*Object, error) {
+	if n.local() { // the file itself is wanted, for the kernel to read from
+		want = Wanted{}
+	}
 	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{Offset: want.Offset, Length: want.Length})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &AbsentError{Path: p.String(), Result: Bypass}
