@@ -26,7 +26,7 @@ work beside running servers.`,
 			c.DisableFlagsInUseLine = true
 			c.RunE = func(c *cobra.Command, args []string) error {
 				if len(args) == 0 {
-					return c.Help()
+					return exit(c, statusBroken, c.Help())
 				}
 				return exit(c, statusBroken, fmt.Errorf("unknown command %q: expected keygen, sign or verify", args[0]))
 			}

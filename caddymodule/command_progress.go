@@ -14,6 +14,7 @@ import (
 // that is a terminal, else with a line now and then. Results go to out.
 type progress struct {
 	out  io.Writer
+	line format // of results
 	err  io.Writer
 	bar  *progressbar.ProgressBar // nil: no terminal
 	next time.Time                // of the next line
@@ -21,8 +22,8 @@ type progress struct {
 
 const progressInterval = 10 * time.Second
 
-func newProgress(out, stderr io.Writer) *progress {
-	p := &progress{out: out, err: stderr, next: time.Now().Add(progressInterval)}
+func newProgress(out io.Writer, line format, stderr io.Writer) *progress {
+	p := &progress{out: out, line: line, err: stderr, next: time.Now().Add(progressInterval)}
 	if file, ok := stderr.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		p.bar = progressbar.NewOptions(progressSteps,
 			progressbar.OptionSetWriter(stderr),
@@ -51,10 +52,10 @@ func (p *progress) show(position float64, text string) {
 	}
 }
 
-// print writes a line of results.
-func (p *progress) print(format string, args ...any) {
+// print writes a result.
+func (p *progress) print(result fmt.Stringer) {
 	p.clear()
-	fmt.Fprintf(p.out, format+"\n", args...)
+	fmt.Fprintln(p.out, p.line(result))
 }
 
 // note writes a line for the operator.

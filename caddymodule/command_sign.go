@@ -18,6 +18,7 @@ const defaultWorkers = 16
 // signFlags are those of `caddy nix-cache sign`.
 type signFlags struct {
 	cacheFlags
+	outputFlags
 	keys     []string
 	state    string
 	admin    []string
@@ -27,7 +28,7 @@ type signFlags struct {
 func signCommand() *cobra.Command {
 	f := new(signFlags)
 	c := subcommand(&cobra.Command{
-		Use:   "sign [--key <file>]... [--config <Caddyfile>] [--cache <name>] [--state <file>] [--admin <address>]...",
+		Use:   "sign [--key <file>]... [--json] [--config <Caddyfile>] [--cache <name>] [--state <file>] [--admin <address>]...",
 		Short: "Adds signatures to what a cache has stored",
 		Long: `
 Adds a signature by each key to all narinfos that the cache's origin has: by the
@@ -43,9 +44,10 @@ them. Run it on each machine that has such a cache, or give --admin repeatedly.
 An interrupt ends it cleanly. With --state it writes to the file how far it
 came, and the same command goes on from there. What was uploaded in the meantime
 is not looked at if it belongs before that point.
-` + fmt.Sprintf(statusHelp, "some narinfos could not be\nsigned or a server given by --admin could not be told"),
+` + fmt.Sprintf(jsonHelp, `"refused"`) + fmt.Sprintf(statusHelp, "some narinfos could not be\nsigned or a server given by --admin could not be told"),
 	})
-	f.register(c)
+	f.cacheFlags.register(c)
+	f.outputFlags.register(c)
 	flags := c.Flags()
 	flags.StringArrayVarP(&f.keys, "key", "k", nil, "file with a secret key to sign with (default: those of sign_with)")
 	flags.StringVar(&f.state, "state", "", "file that keeps how far it came, removed at the end")
@@ -92,7 +94,7 @@ func (f *signFlags) prepare(c *cobra.Command) (*signRun, error) {
 	run := &signRun{
 		signer:    &maintain.Signer{Origin: cache.origin, Keys: keys, Trusted: cache.trusted, Parallel: f.parallel},
 		stateFile: f.state,
-		progress:  newProgress(c.OutOrStdout(), c.ErrOrStderr()),
+		progress:  newProgress(c.OutOrStdout(), f.format(), c.ErrOrStderr()),
 	}
 	run.servers = newForgetter(cache, f.admin, run.note)
 	if cache.trusted.Len() == 0 {
@@ -119,7 +121,7 @@ func (r *signRun) sign(ctx context.Context) (status int, err error) {
 		r.state.Add(signing)
 		switch signing.Outcome {
 		case maintain.Refused:
-			r.print("%s: %s", signing.Path, signing.Reason)
+			r.print(finding{"refused", signing.Path.String(), signing.Reason})
 		case maintain.Signed, maintain.Present:
 			r.servers.forget(signing.Path)
 		}
@@ -128,7 +130,7 @@ func (r *signRun) sign(ctx context.Context) (status int, err error) {
 				return statusBroken, err
 			}
 		}
-		r.show(maintain.Position(signing.Path), fmt.Sprintf("%d narinfos", r.seen()))
+		r.show(maintain.Position(signing.Path), quantity(r.seen(), "narinfo"))
 	}
 	return r.finish()
 }
@@ -144,7 +146,9 @@ func (r *signRun) finish() (status int, err error) {
 	if r.seen() == 0 {
 		r.noteEmpty(r.signer.Origin.String())
 	}
-	r.print("%s", r.summary())
+	sum := r.summary()
+	sum.Complete = true
+	r.print(sum)
 	if r.state.Counts[maintain.Refused] > 0 || r.servers.failed() {
 		return statusFailed, nil
 	}
@@ -156,7 +160,7 @@ func (r *signRun) stop(ctx context.Context, err error) (status int, _ error) {
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}
-	r.print("%s", r.summary())
+	r.print(r.summary())
 	if saved := r.save(); saved != nil {
 		return statusBroken, fmt.Errorf("%w; and %w", err, saved)
 	}
@@ -187,7 +191,20 @@ func (r *signRun) seen() int {
 	return seen
 }
 
-func (r *signRun) summary() string {
+// signSummary is what a run came to, with those before it that it goes on from.
+type signSummary struct {
+	Type     string `json:"type"` // "summary"
+	Signed   int    `json:"signed"`
+	Before   int    `json:"signed_before"`
+	Refused  int    `json:"not_signed"`
+	Complete bool   `json:"complete"`
+}
+
+func (s signSummary) String() string {
+	return fmt.Sprintf("%d signed, %d signed before, %d not signed", s.Signed, s.Before, s.Refused)
+}
+
+func (r *signRun) summary() signSummary {
 	n := r.state.Counts
-	return fmt.Sprintf("%d signed, %d signed before, %d not signed", n[maintain.Signed], n[maintain.Present], n[maintain.Refused])
+	return signSummary{Type: "summary", Signed: n[maintain.Signed], Before: n[maintain.Present], Refused: n[maintain.Refused]}
 }

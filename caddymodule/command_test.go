@@ -161,16 +161,38 @@ func TestWriteNewKey(t *testing.T) {
 // TestProgressWithoutATerminal: a line now and then, and results on their own.
 func TestProgressWithoutATerminal(t *testing.T) {
 	var out, stderr bytes.Buffer
-	p := newProgress(&out, &stderr)
+	p := newProgress(&out, asText, &stderr)
 	p.show(0.1, "too soon")
 	p.next = p.next.Add(-2 * progressInterval)
 	p.show(0.25, "5 signed")
 	p.show(0.3, "too soon")
-	p.print("a %s", "result")
+	p.print(finding{"problem", "a", "b"})
 	if got := stderr.String(); got != "25 %: 5 signed\n" {
 		t.Errorf("on standard error: %q", got)
 	}
-	if got := out.String(); got != "a result\n" {
+	if got := out.String(); got != "a: b\n" {
 		t.Errorf("on standard output: %q", got)
+	}
+}
+
+// TestJSONResults: one object a line, whatever is in the text.
+func TestJSONResults(t *testing.T) {
+	var out, stderr bytes.Buffer
+	p := newProgress(&out, asJSON, &stderr)
+	p.print(finding{"refused", "a.narinfo", "it says \"x\"\nand y"})
+	p.print(signSummary{Type: "summary", Signed: 1, Before: 2, Refused: 3})
+	want := `{"type":"refused","path":"a.narinfo","text":"it says \"x\"\nand y"}
+{"type":"summary","signed":1,"signed_before":2,"not_signed":3,"complete":false}
+`
+	if got := out.String(); got != want {
+		t.Errorf("on standard output: %s, want %s", got, want)
+	}
+}
+
+func TestQuantity(t *testing.T) {
+	for n, want := range map[int]string{0: "0 notes", 1: "1 note", 2: "2 notes"} {
+		if got := quantity(n, "note"); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
 	}
 }

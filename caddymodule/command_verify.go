@@ -17,6 +17,7 @@ import (
 // verifyFlags are those of `caddy nix-cache verify`.
 type verifyFlags struct {
 	cacheFlags
+	outputFlags
 	quick    bool
 	parallel int
 }
@@ -24,7 +25,7 @@ type verifyFlags struct {
 func verifyCommand() *cobra.Command {
 	f := new(verifyFlags)
 	c := subcommand(&cobra.Command{
-		Use:   "verify [<store path or its hash>...] [--quick] [--config <Caddyfile>] [--cache <name>]",
+		Use:   "verify [<store path or its hash>...] [--quick] [--json] [--config <Caddyfile>] [--cache <name>]",
 		Short: "Checks what a cache has stored",
 		Long: `
 Checks the narinfos of the given store paths, or all that the cache's origin has:
@@ -36,9 +37,10 @@ read.
 Each problem is a line on standard output. Lines with "note:" tell what need not
 be wrong: references that are not in this cache, and, where all is checked, NARs
 that no narinfo refers to, as of an upload that was broken off.
-` + fmt.Sprintf(statusHelp, "there are problems"),
+` + fmt.Sprintf(jsonHelp, `"problem" or "note"`) + fmt.Sprintf(statusHelp, "there are problems"),
 	})
-	f.register(c)
+	f.cacheFlags.register(c)
+	f.outputFlags.register(c)
 	c.Flags().BoolVar(&f.quick, "quick", false, "don't read NARs")
 	c.Flags().IntVar(&f.parallel, "parallel", defaultWorkers, "how many narinfos, with their NARs, to check at a time")
 	c.RunE = runs(func(ctx context.Context, c *cobra.Command, args []string) (int, error) {
@@ -60,7 +62,7 @@ func (f *verifyFlags) verify(ctx context.Context, c *cobra.Command, args []strin
 		return statusBroken, err
 	}
 	checker := &maintain.Checker{Origin: cache.origin, Trusted: cache.trusted, Quick: f.quick, Parallel: f.parallel}
-	run := &verifyRun{progress: newProgress(c.OutOrStdout(), c.ErrOrStderr()), given: len(paths), origin: cache.origin.String()}
+	run := &verifyRun{progress: newProgress(c.OutOrStdout(), f.format(), c.ErrOrStderr()), given: len(paths), origin: cache.origin.String()}
 	if cache.trusted.Len() == 0 {
 		run.note("no trusted_public_key is set: signatures are not checked")
 	}
@@ -90,30 +92,48 @@ func narinfoPaths(args []string) ([]nix.CachePath, error) {
 // verifyRun is one run of the command.
 type verifyRun struct {
 	*progress
-	origin   string
-	given    int // narinfos that are to be verified; 0: all
-	narinfos int
-	damaged  int
-	notes    int
-	bytes    int64
+	origin string
+	given  int // narinfos that are to be verified; 0: all
+	sum    verifySummary
+}
+
+// verifySummary is what a run came to.
+type verifySummary struct {
+	Type         string `json:"type"` // "summary"
+	Narinfos     int    `json:"narinfos"`
+	WithProblems int    `json:"with_problems"`
+	Notes        int    `json:"notes"`
+	Bytes        int64  `json:"nar_bytes"` // of NARs, that were read
+	Complete     bool   `json:"complete"`
+}
+
+func (s verifySummary) String() string {
+	text := fmt.Sprintf("%s verified, %s of NARs read: %d with problems, %s",
+		quantity(s.Narinfos, "narinfo"), humanize.Bytes(uint64(s.Bytes)), s.WithProblems, quantity(s.Notes, "note"))
+	if !s.Complete {
+		text += ", and not all was verified"
+	}
+	return text
 }
 
 func (r *verifyRun) report(ctx context.Context, reports iter.Seq2[maintain.Report, error]) (status int, err error) {
+	r.sum.Type = "summary"
 	for report, failed := range reports {
 		if failed != nil {
 			if ctx.Err() != nil {
 				failed = errors.New("interrupted")
 			}
-			r.print("%s, and not all was verified", r.summary())
+			r.print(r.sum)
 			return statusBroken, failed
 		}
 		r.add(report)
 	}
-	if r.narinfos == 0 {
+	if r.sum.Narinfos == 0 {
 		r.noteEmpty(r.origin)
 	}
-	r.print("%s", r.summary())
-	if r.damaged > 0 {
+	r.sum.Complete = true
+	r.print(r.sum)
+	if r.sum.WithProblems > 0 {
 		return statusFailed, nil
 	}
 	return statusOK, nil
@@ -121,27 +141,23 @@ func (r *verifyRun) report(ctx context.Context, reports iter.Seq2[maintain.Repor
 
 func (r *verifyRun) add(report maintain.Report) {
 	for _, problem := range report.Problems {
-		r.print("%s: %s", report.Path, problem)
+		r.print(finding{"problem", report.Path.String(), problem})
 	}
 	for _, note := range report.Notes {
-		r.print("note: %s: %s", report.Path, note)
+		r.print(finding{"note", report.Path.String(), note})
 	}
 	if len(report.Problems) > 0 {
-		r.damaged++
+		r.sum.WithProblems++
 	}
-	r.notes += len(report.Notes)
-	r.bytes += report.Bytes
+	r.sum.Notes += len(report.Notes)
+	r.sum.Bytes += report.Bytes
 	if report.Path.Kind() != nix.KindNARInfo {
 		return
 	}
-	r.narinfos++
+	r.sum.Narinfos++
 	position := maintain.Position(report.Path)
 	if r.given > 0 {
-		position = float64(r.narinfos) / float64(r.given)
+		position = float64(r.sum.Narinfos) / float64(r.given)
 	}
-	r.show(position, fmt.Sprintf("%d narinfos, %d with problems", r.narinfos, r.damaged))
-}
-
-func (r *verifyRun) summary() string {
-	return fmt.Sprintf("%d narinfos verified, %s of NARs read: %d with problems, %d notes", r.narinfos, humanize.Bytes(uint64(r.bytes)), r.damaged, r.notes)
+	r.show(position, fmt.Sprintf("%s, %d with problems", quantity(r.sum.Narinfos, "narinfo"), r.sum.WithProblems))
 }

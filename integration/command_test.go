@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"os"
@@ -70,6 +71,25 @@ func (r commandResult) want(tb testing.TB, status int, texts ...string) {
 	}
 }
 
+// wantLines checks the exit status, and that standard output has these lines in
+// any order, each a JSON object; "…" stands for anything.
+func (r commandResult) wantLines(tb testing.TB, status int, lines ...string) {
+	tb.Helper()
+	r.want(tb, status)
+	got := strings.Split(strings.TrimSuffix(r.stdout, "\n"), "\n")
+	for _, want := range lines {
+		before, after, _ := strings.Cut(want, "…")
+		if !slices.ContainsFunc(got, func(line string) bool {
+			return strings.HasPrefix(line, before) && strings.HasSuffix(line, after) && json.Valid([]byte(line))
+		}) {
+			tb.Errorf("%q: no line is %s:\n%s", r.args, want, r.stdout)
+		}
+	}
+	if len(got) < len(lines) {
+		tb.Errorf("%q: %d lines, want %d at least", r.args, len(got), len(lines))
+	}
+}
+
 // keygen makes a key pair in a directory, and returns the file of the secret key
 // and the public one.
 func keygen(tb testing.TB, dir, name string) (file, public string) {
@@ -99,6 +119,7 @@ func TestKeygen(t *testing.T) {
 	c.command(t, "keygen", "a b").want(t, 2, "space")
 	c.command(t, "keygen", "--nonsense").want(t, 2, "--nonsense")
 	c.command(t, "nonsense").want(t, 2, "keygen, sign or verify")
+	c.command(t).want(t, 2, "Available Commands", "keygen", "verify")
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
 		n := newNixClient(t, flavor)
 		writeFile(t, n.dir+"/server-key", before)
@@ -170,7 +191,20 @@ func TestKeyRotation(t *testing.T) {
 		unsigned := nixtest.NewPackage("unsigned", 10)
 		o.lay(t, unsigned)
 		c.command(t, sign...).want(t, 1, narinfoPath(unsigned)[1:]+": verify narinfo: no signature by a trusted key", "1 not signed")
+		c.command(t, append(sign, "--json")...).wantLines(t, 1,
+			`{"type":"refused","path":"`+narinfoPath(unsigned)[1:]+`","text":"verify narinfo: no signature by a trusted key…"}`,
+			`{"type":"summary","signed":0,"signed_before":…,"not_signed":1,"complete":true}`)
 	})
+}
+
+// TestCommandsTellWhatTheOriginRefuses: in a line, with the bucket and what to do.
+func TestCommandsTellWhatTheOriginRefuses(t *testing.T) {
+	o := r2Origin(t)
+	o.caddyfile = strings.Replace(o.caddyfile, "bucket "+bucketName, "bucket other", 1)
+	c := startCache(t, o)
+	r := c.command(t, "verify", "--config", c.dir+"/Caddyfile")
+	r.want(t, 2, "caddy nix-cache verify: list: bucket other at "+o.bucket.endpoint+": there is no such bucket; create it, or correct bucket, account_id or jurisdiction\n",
+		"0 narinfos verified, 0 B of NARs read: 0 with problems, 0 notes, and not all was verified\n")
 }
 
 // TestSignIsInterrupted: it says how far it came, and goes on from there.
@@ -240,14 +274,19 @@ func TestVerifyCommand(t *testing.T) {
 		if line := narinfoPath(damaged)[1:] + ": FileHash is"; !strings.HasPrefix(r.stdout, line) && !strings.Contains(r.stdout, "\n"+line) {
 			t.Errorf("no line begins with %q:\n%s", line, r.stdout)
 		}
+		verify("--json").wantLines(t, 1,
+			`{"type":"problem","path":"`+narinfoPath(damaged)[1:]+`","text":"FileHash is …`,
+			`{"type":"note","path":"`+narPath(lost)[1:]+`","text":"no narinfo refers to it: …"}`,
+			`{"type":"summary","narinfos":2,"with_problems":1,"notes":1,"nar_bytes":…,"complete":true}`,
+		)
 		verify("--quick").want(t, 0, "2 narinfos verified, 0 B")
 		for _, arg := range []string{
 			damaged.NARInfo.StorePath.String(), damaged.NARInfo.StorePath.String() + "/bin/x",
 			damaged.NARInfo.StorePath.Base(), damaged.NARInfo.StorePath.Hash(), narinfoPath(damaged)[1:],
 		} {
-			verify(arg).want(t, 1, "1 narinfos verified", "FileHash is")
+			verify(arg).want(t, 1, "1 narinfo verified", "FileHash is")
 		}
-		verify(whole.NARInfo.StorePath.String()).want(t, 0, "1 narinfos verified")
+		verify(whole.NARInfo.StorePath.String()).want(t, 0, "1 narinfo verified")
 		verify(lost.NARInfo.StorePath.String()).want(t, 1, "there is no such narinfo")
 		verify("nonsense").want(t, 2, "nonsense")
 	})
@@ -263,7 +302,7 @@ func TestSeveralCaches(t *testing.T) {
 		site("https://localhost:0", cacheDirective(second, "name second")))
 	verify := []string{"verify", "--config", c.dir + "/Caddyfile"}
 	c.command(t, verify...).want(t, 2, "--cache", "first, second")
-	c.command(t, append(verify, "--cache", "first")...).want(t, 0, "1 narinfos verified")
+	c.command(t, append(verify, "--cache", "first")...).want(t, 0, "1 narinfo verified")
 	c.command(t, append(verify, "--cache", "second")...).want(t, 0, "0 narinfos verified", "there are no narinfos in ")
 	c.command(t, append(verify, "--cache", "third")...).want(t, 2, "third", "first, second")
 	c.command(t, "verify", "--config", "/nonexistent").want(t, 2, "/nonexistent")

@@ -192,7 +192,7 @@ func takeInventory(ctx context.Context, o origin.Origin) (*inventory, error) {
 	files := &inventory{origin: o, files: make(map[string]file), referred: make(map[string]bool)}
 	for entry, err := range o.List(ctx, "") {
 		if err != nil {
-			return nil, fmt.Errorf("verify: %w", err)
+			return nil, err // of the listing, as it says
 		}
 		path, err := nix.ParseCachePath(entry.Path)
 		if err != nil {
