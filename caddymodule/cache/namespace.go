@@ -168,7 +168,7 @@ func (n *Namespace) isLittle(p nix.CachePath, key string, want Wanted) bool {
 	if kinds[p.Kind()].small > 0 || want.Length == 0 || want.Length > little || n.cache.inFlight(key) {
 		return false
 	}
-	return !n.cache.littles.add(request{key: key}.id())
+	return n.cache.littles.add(request{key: key}.id()) == 1
 }
 
 // lookup asks the tiers, the negative entries and the damage. Neither object nor

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"math/bits"
 	"net/netip"
 	"os"
 	"time"
@@ -13,7 +14,7 @@ import (
 
 const (
 	// repeatSpan is how long it is remembered, at least, that a client has got a
-	// file whole, and that a file has been hashed since.
+	// file whole, and how often it was asked for again.
 	repeatSpan = 5 * time.Minute
 
 	// maxHashing is how many files are hashed at a time.
@@ -22,11 +23,12 @@ const (
 
 // repeats tell which clients ask again for what they have got: the first copy may
 // have been no good to them. A disk can lose bits without a trace, so the file is
-// hashed before it is sent once more, but not more often than about once in
-// repeatSpan.
+// hashed before it is sent once more. Where many clients have one address, that is
+// nothing unusual, so it is done for the first, the second, the fourth, the eighth
+// of these requests and so on.
 type repeats struct {
-	delivered recent
-	hashed    recent
+	delivered recent // by client and file
+	asked     recent // files that were asked for again
 	places    places
 	hashing   singleflight.Group
 }
@@ -34,7 +36,7 @@ type repeats struct {
 func newRepeats() *repeats {
 	return &repeats{
 		delivered: recent{span: repeatSpan},
-		hashed:    recent{span: repeatSpan},
+		asked:     recent{span: repeatSpan},
 		places:    make(places, maxHashing),
 	}
 }
@@ -52,20 +54,15 @@ func (n *Namespace) recheck(ctx context.Context, p nix.CachePath, f *os.File, cl
 	if !client.IsValid() || !r.delivered.has(request{client, key}.id()) {
 		return nil
 	}
+	if bits.OnesCount32(r.asked.add(request{key: key}.id())) != 1 {
+		return nil
+	}
 	_, err, _ := r.hashing.Do(f.Name(), func() (any, error) {
-		id := request{key: key}.id()
-		if r.hashed.has(id) {
+		if r.places.take(ctx) != nil { // the client has gone
 			return nil, nil
 		}
-		if err := r.places.take(ctx); err != nil {
-			return nil, nil // the client has gone
-		}
 		defer r.places.giveBack()
-		err := checkFile(p, f)
-		if err == nil {
-			r.hashed.add(id)
-		}
-		return nil, err
+		return nil, checkFile(p, f)
 	})
 	return err
 }
