@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
 
@@ -200,7 +201,40 @@ func (h *Handler) serveReady(a *answer) {
 		h.healthAnswer(a, http.StatusServiceUnavailable, health{Status: "unavailable", Detail: publicCause(err)})
 		return
 	}
-	h.healthAnswer(a, http.StatusOK, health{Status: "ok", Detail: "the origin answers"})
+	h.healthAnswer(a, http.StatusOK, health{Status: "ok", Detail: "the origin answers" + h.diskDetail()})
+}
+
+// diskDetail says for anybody why the disk tier is not in use, if it is to be.
+func (h *Handler) diskDetail() string {
+	if h.pooled == nil {
+		return ""
+	}
+	tiers := h.pooled.cache.Tiers()
+	if !tiers.DiskWanted || tiers.DiskOpen {
+		return ""
+	}
+	return "; the disk tier is not in use: " + publicDiskCause(tiers.DiskErr)
+}
+
+// publicDiskCause is publicCause for the disk tier: the log has its directory and
+// what to do.
+func publicDiskCause(err error) string {
+	switch {
+	case err == nil:
+		return "it is being opened"
+	case errors.Is(err, disk.ErrInUse):
+		return "another process has its directory"
+	case errors.As(err, new(*disk.ForeignError)):
+		return "its directory has files of others"
+	case errors.Is(err, fs.ErrPermission):
+		return "permission denied"
+	case errors.Is(err, syscall.EROFS):
+		return "its file system is read-only"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "its file system is full"
+	default:
+		return "the log has the reason"
+	}
 }
 
 // publicCause says why the origin gives nothing, in words for anybody: there is

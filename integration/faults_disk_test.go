@@ -396,6 +396,12 @@ func TestDiskDirectoryOfOthers(t *testing.T) {
 	o.lay(t, p)
 	c := startOnTier(t, o, dir)
 	entry := c.logged(t, "serving without the disk tier")
+	ready := c.get(t, "/health/ready")
+	ready.wantStatus(t, http.StatusOK)
+	if text := string(ready.Body); !strings.Contains(text, "the disk tier is not in use: its directory has files of others") || strings.Contains(text, dir) {
+		t.Errorf("%s: %s", ready.Request, text)
+	}
+	c.wantMetric(t, "disk_tier_open", `cache="nix-cache"`, 0)
 	if text := fmt.Sprint(entry["error"]); !strings.Contains(text, "the directory is not empty and no disk tier") || !strings.Contains(text, dir+"/nix-cache-tier") {
 		t.Errorf("logged %q, want what is wrong and what to do", text)
 	}
@@ -575,4 +581,23 @@ func flipBitUnnoticed(file string) error {
 		return err
 	}
 	return os.Chtimes(file, before.ModTime(), before.ModTime())
+}
+
+// TestTierTooSmall: that no NAR of that size can be kept is told once, with what to
+// do, whichever NARs there are.
+func TestTierTooSmall(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o, "disk "+tempDir(t)+" 8MiB 0")
+	for _, name := range []string{"a", "b", "c"} {
+		p := signedPackage("larger-than-the-tier-"+name, 10_000_000)
+		o.lay(t, p)
+		a := c.get(t, narPath(p))
+		a.wantHeader(t, "Cache-Status", bypass)
+		a.wantBody(t, p.File)
+	}
+	lines := c.ownLines("warn")
+	if len(lines) != 1 || !strings.Contains(lines[0], "set disk to several times the size of the largest NARs") {
+		t.Errorf("it is told in %d lines: %q", len(lines), lines)
+	}
 }

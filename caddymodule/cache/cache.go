@@ -54,6 +54,7 @@ type Cache struct {
 	pieces     *pieces
 	disk       atomic.Pointer[disk.Tier] // nil while it can't be had
 	diskErr    atomic.Pointer[error]     // why; nil once it is open
+	toldSmall  atomic.Int64              // the disk tier's limit, of which the log says that it is too small
 	storing    chan struct{}             // a place for each small file being written to disk
 	publishing chan struct{}             // the same for copies of uploads
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
@@ -275,7 +276,7 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 	file, err := n.cache.disk.Load().Create(key, info.Size)
 	if err != nil {
 		body.Close()
-		n.log.Warn("passed through, not stored", "path", p.String(), "bytes", info.Size, "error", err)
+		n.logNotStored(p, info.Size, err)
 		n.refuse(f, p, key, errNotStorable)
 		return
 	}
@@ -301,6 +302,20 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 		n.count(w, p, err, Fill{Bytes: f.fill.received(), Duration: time.Since(begun)})
 	}
 	f.fill.end(err)
+}
+
+// logNotStored says why a large file is passed through. That the tier is too small
+// is told once: what it takes to mend that is the same for all such files.
+func (n *Namespace) logNotStored(p nix.CachePath, size int64, err error) {
+	log := n.log.With("path", p.String(), "bytes", size, "error", err)
+	var small *disk.TooSmallError
+	if !errors.As(err, &small) {
+		log.Warn("passed through, not stored")
+		return
+	}
+	if n.cache.toldSmall.Swap(small.Limit) != small.Limit {
+		log.Warn("the disk tier is too small for this file: each read of it, and of others like it, costs a request to the origin; set disk to several times the size of the largest NARs")
+	}
 }
 
 // refuse ends a flight that brings nothing.

@@ -46,6 +46,19 @@ import (
 // allows, or the file system has less free space than the operator wants kept.
 var ErrNoRoom = errors.New("no room in the disk tier")
 
+// TooSmallError says that a file is larger than the tier may become, whatever else
+// is in it. It is an ErrNoRoom.
+type TooSmallError struct {
+	Limit int64 // of the tier, in bytes
+	Size  int64 // of the file
+}
+
+func (e *TooSmallError) Error() string {
+	return fmt.Sprintf("%v: a file of %d bytes exceeds the limit of %d", ErrNoRoom, e.Size, e.Limit)
+}
+
+func (e *TooSmallError) Unwrap() error { return ErrNoRoom }
+
 // ErrInUse says that another process holds the directory, or another tier of this
 // one: the text tells which.
 var ErrInUse = errors.New("directory is in use by another process")

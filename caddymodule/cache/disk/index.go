@@ -341,6 +341,12 @@ func (x *index) setLimits(limits Limits) {
 	x.mu.policy.setLimit(limits.Bytes)
 }
 
+func (x *index) limit() int64 {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.mu.limits.Bytes
+}
+
 func (x *index) minFree() int64 {
 	x.mu.Lock()
 	defer x.mu.Unlock()

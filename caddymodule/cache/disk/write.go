@@ -51,6 +51,9 @@ func (t *Tier) create(key string, size int64, of need) (*File, error) {
 	if size < 0 || size > maxSize {
 		return nil, fmt.Errorf("%w: no file has %d bytes", ErrNoRoom, size)
 	}
+	if limit := t.index.limit(); baseCost+costOf(size)+headroom > limit {
+		return nil, &TooSmallError{Limit: limit, Size: size}
+	}
 	if err := t.reserve(costOf(size)+headroom, of); err != nil {
 		return nil, err
 	}
