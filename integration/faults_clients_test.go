@@ -127,9 +127,11 @@ func TestClientsThatDontRead(t *testing.T) {
 	for name, tt := range map[string]struct {
 		path  string
 		setup []string
+		asked []string // by a client that reads
 	}{
-		"a NAR without a disk": {narPath(large), []string{"disk off"}},
-		"a log":                {"/log/" + strings.Repeat("0", 32) + "-unread.drv", nil},
+		"a NAR without a disk":        {narPath(large), []string{"disk off"}, []string{"GET"}},
+		"a NAR with a disk too small": {narPath(large), []string{"disk " + tempDir(t) + " 8MiB 0"}, []string{"GET", "GET"}},
+		"a log":                       {"/log/" + strings.Repeat("0", 32) + "-unread.drv", nil, []string{"GET"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -138,13 +140,13 @@ func TestClientsThatDontRead(t *testing.T) {
 			o.put(t, tt.path[1:], large.File)
 			c := startFastCache(t, o, tt.setup...)
 			c.get(t, tt.path).wantBody(t, large.File)
-			o.bucket.wantRequests(t, tt.path[1:], "GET") // who reads gets it all by one
+			o.bucket.wantRequests(t, tt.path[1:], tt.asked...)
 
 			const clients, reading = 64, 4
 			stalled := openCrowd(t, c, tt.path, clients)
 			for range 3 {
 				begun := time.Now()
-				c.get(t, tt.path, header("Range", "bytes=5000-5999")).wantBody(t, large.File[5000:6000])
+				c.get(t, tt.path, header("Range", "bytes=5000-2000000")).wantBody(t, large.File[5000:2000001])
 				c.get(t, narPath(small)).wantBody(t, small.File)
 				if took := time.Since(begun); took > time.Second {
 					t.Errorf("a small part and a small NAR took %v beside %d clients that don't read", took, clients)

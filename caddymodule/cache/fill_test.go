@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
 	"sync"
 	"testing"
@@ -124,11 +125,22 @@ func TestDamagedNARIsNeverServedWhole(t *testing.T) {
 				t.Errorf("Stat: %v, want a DamagedError", err)
 			}
 			b.wantOps("open", 0)
-			b.wantOps("stat", 0)
+			b.origin.Remove(p.String())
+			wantAbsentByStat(t, b, p)
+			b.origin.Put(p.String(), pkg.File)
 			b.files.Forget(p)
 			b.wantGet(p, pkg.File, Miss)
 		})
 	}
+}
+
+// wantAbsentByStat: so whoever mends it at the origin can push it again at once.
+func wantAbsentByStat(t *testing.T, b *bench, p nix.CachePath) {
+	t.Helper()
+	if _, _, err := b.files.Stat(t.Context(), p); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Stat of a damaged file that has been deleted: %v", err)
+	}
+	wantAbsent(t, b, p, Negative)
 }
 
 // TestEmptyObjectIsNoNAR: nothing tells it from a whole one but its name.

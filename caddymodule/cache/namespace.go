@@ -265,7 +265,7 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 	if n.remembers(p) && n.cache.negative.has(key) {
 		return Info{}, Negative, &AbsentError{Path: p.String(), Result: Negative}
 	}
-	if err := n.cache.damage.of(key); err != nil {
+	if err := n.cache.damage.of(key); err != nil && !n.hasGone(ctx, p) {
 		return Info{}, Miss, err
 	}
 	result := Miss
@@ -281,6 +281,17 @@ func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, er
 		err = &AbsentError{Path: p.String(), Result: result}
 	}
 	return info, result, n.orStale(p, key, err)
+}
+
+// hasGone reports whether a file that was damaged has been deleted at the origin
+// since: who pushes it again asks first whether it is there.
+func (n *Namespace) hasGone(ctx context.Context, p nix.CachePath) bool {
+	_, err := n.origin.Stat(ctx, p.String())
+	gone := errors.Is(err, fs.ErrNotExist)
+	if gone {
+		n.cache.damage.forget(n.key(p))
+	}
+	return gone
 }
 
 func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) {
