@@ -129,26 +129,35 @@ func TestSignAgain(t *testing.T) {
 			builder.forget(t)
 			lines, _ := c.log.snapshot()
 			builder.run(t, "nix", "store", "sign", "--store", url, "--key-file", "/mnt/other-key", "--recursive", root)
-			puts := 0
-			after, _ := c.log.snapshot()
-			for _, line := range after[len(lines):] {
-				var e accessEntry
-				if !strings.Contains(line, `"http.log.access`) || json.Unmarshal([]byte(line), &e) != nil || e.Request.Method != http.MethodPut {
-					continue
+			eventually(t, "the access log", func() error {
+				after, _ := c.log.snapshot()
+				if puts := putsOfNARInfos(t, after[len(lines):]); puts != closureSize {
+					return fmt.Errorf("%d narinfos were sent, want %d", puts, closureSize)
 				}
-				puts++
-				if !strings.HasSuffix(e.Request.URI, ".narinfo") || e.Status != http.StatusCreated && e.Status != http.StatusOK {
-					t.Errorf("PUT %s: status %d", e.Request.URI, e.Status)
-				}
-			}
-			if puts != closureSize {
-				t.Errorf("%d narinfos were sent, want %d", puts, closureSize)
-			}
+				return nil
+			})
 			user.forget(t)
 			user.pull(t, c.HTTP, root)
 			assertSameClosure(t, builder, user, root)
 		})
 	})
+}
+
+// putsOfNARInfos counts the uploads in an access log, which have to be of narinfos
+// and to be taken.
+func putsOfNARInfos(t *testing.T, lines []string) (puts int) {
+	t.Helper()
+	for _, line := range lines {
+		var e accessEntry
+		if !strings.Contains(line, `"http.log.access`) || json.Unmarshal([]byte(line), &e) != nil || e.Request.Method != http.MethodPut {
+			continue
+		}
+		puts++
+		if !strings.HasSuffix(e.Request.URI, ".narinfo") || e.Status != http.StatusCreated && e.Status != http.StatusOK {
+			t.Errorf("PUT %s: status %d", e.Request.URI, e.Status)
+		}
+	}
+	return puts
 }
 
 // TestCompressionsOfClients: every compression and way to compress that clients

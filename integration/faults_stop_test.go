@@ -236,7 +236,9 @@ func isFree(tb testing.TB, tier string) bool {
 func impatient(tb testing.TB, o *testOrigin) *cache {
 	tb.Helper()
 	options := strings.Replace(globalOptions, "grace_period 10s", "grace_period 2s", 1)
-	c := caddySetup{Caddyfile: options + site("http://localhost", cacheDirective(o))}.start(tb)
+	sites := site("http://localhost", cacheDirective(o)) + site("https://localhost", cacheDirective(o))
+	c := caddySetup{Caddyfile: options + sites}.start(tb)
+	c.logged(tb, "certificate obtained successfully")
 	return &cache{caddy: c, origin: o, base: c.HTTP, http: c.client(tb)}
 }
 
@@ -265,15 +267,18 @@ func (c *cache) endsSoon(tb testing.TB) {
 // the grace period and no longer, and nothing is left of it.
 func TestGracePeriodCutsUploads(t *testing.T) {
 	t.Parallel()
-	for name, rest := range map[string]func(tb testing.TB) io.Reader{"stalled": stalling, "trickling": trickling} {
+	for name, rest := range map[string]func(testing.TB, *cache) io.Reader{"stalled": stalling, "trickling": trickling, "stalled-http2": stalling} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			o := smallParts(t)
 			c := impatient(t, o)
+			if name == "stalled-http2" {
+				c.base = c.HTTPS
+			}
 			warm, pushed := signedPackage("cut-warm-"+name, 100_000), signedPackage("cut-pushed-"+name, 12_000_000)
 			o.lay(t, warm)
 			c.getUntil(t, narPath(warm), diskHit)
-			half, tail := newTripwire(6_500_000), rest(t)
+			half, tail := newTripwire(6_500_000), rest(t, c)
 			upload := make(chan answer, 1)
 			go func() {
 				a, _ := c.try(t, "PUT", narPath(pushed), pushed.File, basic(uploadToken), half.body(pushed.File[:7_000_000]), func(r *http.Request) {
@@ -288,6 +293,7 @@ func TestGracePeriodCutsUploads(t *testing.T) {
 			}
 			o.bucket.wantNoUploads(t)
 
+			c.base = c.HTTP
 			c.run(t)
 			wantNoFiles(t, c.tierDir()+"/staging")
 			c.get(t, narPath(warm)).wantHeader(t, "Cache-Status", diskHit)
@@ -297,22 +303,20 @@ func TestGracePeriodCutsUploads(t *testing.T) {
 	}
 }
 
-// stalling has no bytes before the test ends.
-func stalling(tb testing.TB) io.Reader { return tick(tb, nil) }
+// stalling has no bytes before Caddy ends.
+func stalling(_ testing.TB, c *cache) io.Reader { return ticks{ended: c.ended} }
 
 // trickling has a byte ten times a second.
-func trickling(tb testing.TB) io.Reader {
+func trickling(tb testing.TB, c *cache) io.Reader {
 	ticker := time.NewTicker(100 * time.Millisecond)
 	tb.Cleanup(ticker.Stop)
-	return tick(tb, ticker.C)
+	return ticks{c.ended, ticker.C}
 }
 
 type ticks struct {
 	ended <-chan struct{}
 	next  <-chan time.Time
 }
-
-func tick(tb testing.TB, next <-chan time.Time) io.Reader { return ticks{tb.Context().Done(), next} }
 
 func (b ticks) Read(p []byte) (int, error) {
 	select {
