@@ -46,6 +46,7 @@ var subdirectives = map[string]func(*Handler, *caddyfile.Dispenser) error{
 	"trusted_public_key": (*Handler).unmarshalKeys,
 	"sign_with":          (*Handler).unmarshalSignWith,
 	"on_divergence":      value(func(h *Handler) *Value { return &h.OnDivergence }, checked(upload.ParseDivergence)),
+	"accept_compression": (*Handler).unmarshalCompressions,
 	"require_references": value(func(h *Handler) *Value { return &h.RequireReferences }, checked(upload.ParseReferences)),
 	"outage_answers":     value(func(h *Handler) *Value { return &h.OutageAnswers }, checked(parseOutageAnswers)),
 	"verify_reads":       flag(func(h *Handler) *bool { return &h.VerifyReads }),
@@ -102,6 +103,7 @@ var r2Options = map[string]func(*R2Config, *caddyfile.Dispenser) error{
 //		private
 //		trusted_public_key <name:base64>...
 //		sign_with          <secret key file>...
+//		accept_compression none|xz|zstd|bzip2|gzip|br|lzip|lz4...
 //		require_references off|same_cache
 //		on_divergence      keep|reject
 //		outage_answers     error|absent
@@ -263,6 +265,21 @@ func (h *Handler) unmarshalKeys(d *caddyfile.Dispenser) error {
 			return err
 		}
 		h.TrustedPublicKeys = append(h.TrustedPublicKeys, key)
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalCompressions(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) == 0 {
+		return d.Errf("accept_compression: expected names such as %s", upload.DefaultCompressions)
+	}
+	for _, arg := range args {
+		var name Value
+		if err := setValue(d, "accept_compression", &name, arg, checked(upload.ParseCompressions)); err != nil {
+			return err
+		}
+		h.AcceptCompression = append(h.AcceptCompression, name)
 	}
 	return nil
 }

@@ -69,6 +69,7 @@ type settings struct {
 	maxUploadSize int64
 	onDivergence  upload.Divergence
 	references    upload.References
+	compressions  upload.Compressions
 	outageAbsent  bool // narinfos that can't be looked up are answered as absent
 }
 
@@ -105,6 +106,7 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 	s.onDivergence = resolveAs(&v, "on_divergence", h.OnDivergence, upload.KeepFirst, upload.ParseDivergence)
 	s.references = resolveAs(&v, "require_references", h.RequireReferences, upload.AnyReferences, upload.ParseReferences)
 	s.outageAbsent = resolveAs(&v, "outage_answers", h.OutageAnswers, false, parseOutageAnswers)
+	s.compressions = h.resolveCompressions(&v)
 	s.origin = h.Origin.resolve(&v)
 	h.Disk.resolve(&v, &s)
 	s.authorities = h.resolveAuthorities(&v)
@@ -135,6 +137,19 @@ func (d *DiskConfig) resolve(v *values, s *settings) {
 	if s.disk.Bytes < disk.MinBytes {
 		v.fail("disk", fmt.Errorf("%d bytes are too few: expected at least %s, or disk off", s.disk.Bytes, humanize.IBytes(disk.MinBytes)))
 	}
+}
+
+func (h *Handler) resolveCompressions(v *values) upload.Compressions {
+	var cs upload.Compressions
+	for _, value := range h.AcceptCompression {
+		more, err := upload.ParseCompressions(v.text("accept_compression", value, ""))
+		v.failOf("accept_compression", value, err)
+		cs = append(cs, more...)
+	}
+	if len(cs) == 0 {
+		return upload.DefaultCompressions
+	}
+	return cs
 }
 
 func (h *Handler) resolveKeys(v *values) nix.PublicKeys {

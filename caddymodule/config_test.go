@@ -174,6 +174,7 @@ func TestRefusedConfigs(t *testing.T) {
 		{`{"origin": {"r2": {"parallel": "0"}}}`, `origin r2: parallel: expected a whole number of at least 1, got "0"`},
 		{`{"origin": {"r2": {"max_requests": "0"}}}`, `origin r2: max_requests: expected a whole number of at least 1, got "0"`},
 		{`{"memory": "much"}`, `memory: expected a size such as 512MiB or 10GB, got "much"`},
+		{`{"accept_compression": ["xz", "{env.TEST_UNSET}zst"]}`, `accept_compression: parse compression: expected none, xz, zstd, bzip2, br, gzip, lzip or lz4, got "zst"`},
 		{`{"require_references": "{env.TEST_UNSET}on"}`, `require_references: expected off or same_cache, got "on"`},
 		{`{"on_divergence": "{env.TEST_UNSET}overwrite"}`, `on_divergence: expected keep or reject, got "overwrite"`},
 		{`{"memory": "{nope}"}`, "memory: there is no placeholder {nope}"},

@@ -96,6 +96,11 @@ type Handler struct {
 	// cache. Clients remember an absence for an hour. Default: error.
 	OutageAnswers Value `json:"outage_answers,omitempty"`
 
+	// The compressions that NARs may be uploaded in, by the names that narinfos
+	// have for them: none, xz, zstd, bzip2, gzip, br, lzip and lz4. What is stored
+	// is served however it is compressed. Default: none, xz, zstd, bzip2, gzip, br.
+	AcceptCompression []Value `json:"accept_compression,omitempty"`
+
 	// Refuse narinfos from the origin, too, that no trusted key signed or that
 	// are malformed: with 502, since somebody wrote past this cache.
 	// Default: what the origin has is served.
@@ -181,6 +186,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		SignWith:          h.set.signWith,
 		OnDivergence:      h.set.onDivergence,
 		RequireReferences: h.set.references,
+		Compressions:      h.set.compressions,
 		MaxSize:           h.set.maxUploadSize,
 		Log:               h.log,
 	}

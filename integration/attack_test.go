@@ -105,7 +105,7 @@ func TestAttack01ContentAddressAppended(t *testing.T) { testAttacks(t, 1) }
 func TestAttack02Compression(t *testing.T) {
 	testAttacks(t, 2)
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
-		c := startCache(t, o)
+		c := startCache(t, o, everyCompression)
 		for _, from := range []nix.Compression{nix.CompressionZstd, nix.CompressionXZ, nix.CompressionGzip} {
 			p := signedPackage("right-"+from.String(), 1000, nixtest.Compressed(from, nixtest.Compressors[from]))
 			c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)

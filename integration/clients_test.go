@@ -163,7 +163,7 @@ func putsOfNARInfos(t *testing.T, lines []string) (puts int) {
 // TestCompressionsOfClients: every compression and way to compress that clients
 // have settings for.
 func TestCompressionsOfClients(t *testing.T) {
-	c := startCaddy(t, site("http://localhost", cacheDirective(dirOrigin(t))))
+	c := startCaddy(t, site("http://localhost", cacheDirective(dirOrigin(t), everyCompression)))
 	settings := []string{"compression=none", "compression=gzip", "compression=lz4", "compression=lzip",
 		"compression=xz&parallel-compression=true", "compression=zstd&parallel-compression=true&compression-level=19"}
 	for _, setting := range settings {

@@ -22,6 +22,9 @@ func (r *Receiver) receiveNAR(ctx context.Context, path nix.CachePath, body Body
 	if body.Size > r.MaxSize {
 		return "", r.tooLarge()
 	}
+	if err := r.Compressions.require(compressionsOf(path)...); err != nil {
+		return "", err
+	}
 	present, err := r.Origin.Stat(ctx, path.String())
 	if errors.Is(err, fs.ErrNotExist) {
 		present.Size = -1

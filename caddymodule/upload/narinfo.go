@@ -61,13 +61,23 @@ func (r *Receiver) admit(path nix.CachePath, body Body) (*nix.NARInfo, error) {
 	if nix.NARInfoPath(n.StorePath) != path {
 		return nil, reject(Malformed, "the narinfo is of %s, which belongs at %s", n.StorePath, nix.NARInfoPath(n.StorePath))
 	}
+	if err := r.verify(n); err != nil {
+		return nil, err
+	}
+	if err := r.Compressions.require(n.Compression); err != nil {
+		return nil, err
+	}
+	return n, requireFileSize(n)
+}
+
+func (r *Receiver) verify(n *nix.NARInfo) error {
 	if r.TrustedKeys.Len() == 0 {
-		return n, nil
+		return nil
 	}
 	if _, err := r.TrustedKeys.Verify(n); err != nil {
-		return nil, reject(Untrusted, "%v", err)
+		return reject(Untrusted, "%v", err)
 	}
-	return n, nil
+	return nil
 }
 
 // sign puts our signatures into a narinfo that has passed.
@@ -94,6 +104,18 @@ func (r *Receiver) requireNAR(ctx context.Context, n *nix.NARInfo) error {
 		return reject(Mismatch, "FileSize is %d, but %s has %d bytes", n.FileSize, n.URL(), info.Size)
 	}
 	return nil
+}
+
+// requireUsable checks a narinfo that is there: what it tells of its NAR is not
+// signed, so that whoever came first may have attached one that clients can't read.
+func (r *Receiver) requireUsable(ctx context.Context, present *nix.NARInfo) error {
+	if err := r.requireNAR(ctx, present); err != nil {
+		return err
+	}
+	if err := requireFileSize(present); err != nil {
+		return err
+	}
+	return r.requireContent(ctx, present)
 }
 
 func narMissing(n *nix.NARInfo) error {
@@ -136,9 +158,10 @@ func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.
 func (r *Receiver) merged(ctx context.Context, present, n *nix.NARInfo) (*nix.NARInfo, error) {
 	m := *present
 	if present.URL() != n.URL() {
-		_, err := r.Origin.Stat(ctx, present.URL())
-		if errors.Is(err, fs.ErrNotExist) {
-			m = *n // the NAR it points to is gone
+		err := r.requireUsable(ctx, present)
+		if _, useless := errors.AsType[*RejectedError](err); useless {
+			r.Log.Warn("narinfo at the origin replaced, since its NAR is of no use", "path", nix.NARInfoPath(n.StorePath).String(), "error", err)
+			m = *n
 		} else if err != nil {
 			return nil, err
 		}
@@ -188,13 +211,7 @@ func withSignature(n *nix.NARInfo, s nix.Signature) *nix.NARInfo {
 }
 
 // trusts reports whether a narinfo is signed as an upload must be.
-func (r *Receiver) trusts(n *nix.NARInfo) bool {
-	if r.TrustedKeys.Len() == 0 {
-		return true
-	}
-	_, err := r.TrustedKeys.Verify(n)
-	return err == nil
-}
+func (r *Receiver) trusts(n *nix.NARInfo) bool { return r.verify(n) == nil }
 
 func sameText(a, b *nix.NARInfo) bool {
 	x, errA := a.MarshalText()

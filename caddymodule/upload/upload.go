@@ -93,6 +93,9 @@ type Receiver struct {
 	// RequireReferences says which references of a narinfo must be there.
 	RequireReferences References
 
+	// Compressions are those that NARs may come in.
+	Compressions Compressions
+
 	// MaxSize is the most bytes that a NAR may have.
 	MaxSize int64
 

@@ -5,12 +5,10 @@ package decompress
 
 import (
 	"compress/bzip2"
-	"errors"
 	"fmt"
 	"io"
 
 	"github.com/andybalholm/brotli"
-	"github.com/klauspost/compress/zstd"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
@@ -25,6 +23,11 @@ const (
 	// MaxWindow is the most of them.
 	MaxWindow = maxZstdWindow
 )
+
+// maxPadding is how many bytes of a file may be there for nothing, such as frames
+// that are to be skipped: encoders pad to a block of a disk or a tape, or to
+// nothing at all.
+const maxPadding = 64 << 10
 
 type decoder func(io.Reader) (io.ReadCloser, error)
 
@@ -69,32 +72,3 @@ var decompressors = map[nix.Compression]decoder{
 func plain(in io.Reader) (io.ReadCloser, error) { return io.NopCloser(in), nil }
 
 func decodeBrotli(in io.Reader) (io.ReadCloser, error) { return plain(brotli.NewReader(in)) }
-
-// zstdWithin decodes what asks for a window of at most so many bytes.
-func zstdWithin(window uint32) decoder {
-	return func(in io.Reader) (io.ReadCloser, error) {
-		z, err := zstd.NewReader(&nonEmpty{in: in}, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(uint64(window)))
-		if err != nil {
-			return nil, err
-		}
-		return z.IOReadCloser(), nil
-	}
-}
-
-var errZstdEmpty = errors.New("zstd: an empty file")
-
-// nonEmpty has in's end be an error if nothing comes before it: an empty file is
-// no zstd, though the decoder takes it for nothing's encoding, and so it does
-// io.ErrUnexpectedEOF.
-type nonEmpty struct {
-	in   io.Reader
-	some bool
-}
-
-func (e *nonEmpty) Read(p []byte) (int, error) {
-	n, err := e.in.Read(p)
-	if e.some = e.some || n > 0; err == io.EOF && !e.some {
-		err = errZstdEmpty
-	}
-	return n, err
-}

@@ -3,7 +3,9 @@ package decompress
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -240,6 +242,22 @@ func lz4Frame(s string, options ...lz4.Option) string {
 	}))
 }
 
+// lz4Blocks is a frame with a block for each text.
+func lz4Blocks(texts ...string) string {
+	return string(nixtest.Encode(nil, func(w io.Writer) (io.WriteCloser, error) {
+		z := lz4.NewWriter(w)
+		for _, text := range texts {
+			if _, err := io.WriteString(z, text); err != nil {
+				return nil, err
+			}
+			if err := z.Flush(); err != nil {
+				return nil, err
+			}
+		}
+		return z, nil
+	}))
+}
+
 func TestLZ4Frames(t *testing.T) {
 	const skippable = "\x5f\x2a\x4d\x18\x03\x00\x00\x00abc"
 	checked, unchecked := lz4Frame("content"), lz4Frame("content", lz4.ChecksumOption(false))
@@ -252,12 +270,17 @@ func TestLZ4Frames(t *testing.T) {
 		"checksum":               {checked, "content"},
 		"no checksum":            {unchecked, "content"},
 		"checksums and size":     {all, "content"},
-		"frames":                 {checked + unchecked + all, "contentcontentcontent"},
-		"skippable frames":       {skippable + checked + skippable + skippable, "content"},
+		"small blocks":           {lz4Blocks("con", "tent"), "content"},
+		"frames":                 {checked + unchecked, ""},
+		"an empty frame":         {lz4Frame(""), ""},
+		"an empty frame first":   {lz4Frame("") + checked, ""},
+		"an empty frame last":    {checked + lz4Frame(""), ""},
+		"a skippable frame":      {skippable + checked, ""},
+		"a skippable frame last": {checked + skippable, ""},
+		"blocks that depend":     {string(nixtest.LZ4Linked([]byte("content"))), ""},
 		"no end mark":            {unchecked[:len(unchecked)-4], ""},
 		"no checksum at the end": {checked[:len(checked)-4], ""},
 		"neither":                {checked[:len(checked)-8], ""},
-		"a skippable frame cut":  {checked + skippable[:9], ""},
 		"another magic number":   {checked + "\x60" + skippable[1:], ""},
 		"only skippable":         {skippable, ""},
 		"an empty block":         {header + "\x00\x00\x00\x80" + unchecked[7:], ""},
@@ -326,6 +349,37 @@ func TestLzipTrailer(t *testing.T) {
 		wrong[len(wrong)-back]++
 		if _, err := decode(wrong, nix.CompressionLzip); err != errLzipTrailer {
 			t.Errorf("%d bytes from the end: %v, want %v", back, err, errLzipTrailer)
+		}
+	}
+}
+
+// TestPadding: what is there for nothing is read as encoders write it, and no more.
+func TestPadding(t *testing.T) {
+	skippable := func(size uint32) string {
+		return "\x50\x2a\x4d\x18" + string(binary.LittleEndian.AppendUint32(nil, size)) + strings.Repeat("x", int(size))
+	}
+	zstd, xz, gzip := string(nixtest.Zstd([]byte("content"))), string(nixtest.XZ([]byte("content"))), string(nixtest.Gzip([]byte("content")))
+	noZstd, noGzip := string(nixtest.Zstd(nil)), string(nixtest.Gzip(nil))
+	for name, test := range map[string]struct {
+		c    nix.Compression
+		file string
+		err  error
+	}{
+		"zstd, frames of pzstd":     {nix.CompressionZstd, strings.Repeat(skippable(4)+zstd, 10_000), nil},
+		"zstd, a skippable frame":   {nix.CompressionZstd, zstd + skippable(60_000), nil},
+		"zstd, a large one":         {nix.CompressionZstd, skippable(66_000) + zstd, errZstdPadding},
+		"zstd, many of them":        {nix.CompressionZstd, zstd + strings.Repeat(skippable(0), 10_000), errZstdPadding},
+		"zstd, an empty frame":      {nix.CompressionZstd, noZstd + zstd + noZstd, nil},
+		"zstd, many of them, empty": {nix.CompressionZstd, zstd + strings.Repeat(noZstd, 10_000), errZstdPadding},
+		"zstd, many empty blocks":   {nix.CompressionZstd, zstd[:6] + strings.Repeat("\x00\x00\x00", 30_000) + zstd[6:], errZstdPadding},
+		"xz, padded":                {nix.CompressionXZ, xz + strings.Repeat("\x00", 512) + xz + strings.Repeat("\x00", 60_000), nil},
+		"xz, padded much":           {nix.CompressionXZ, xz + strings.Repeat("\x00", 68_000), errXZPadding},
+		"gzip, an empty member":     {nix.CompressionGzip, noGzip + gzip + noGzip, nil},
+		"gzip, many of them":        {nix.CompressionGzip, gzip + strings.Repeat(noGzip, 10_000), errGzipPadding},
+	} {
+		got, err := decode([]byte(test.file), test.c)
+		if !errors.Is(err, test.err) || err == nil && strings.ReplaceAll(string(got), "content", "") != "" {
+			t.Errorf("%s: %d bytes, %v; want %v", name, len(got), err, test.err)
 		}
 	}
 }

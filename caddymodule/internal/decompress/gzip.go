@@ -8,7 +8,10 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-var errGzipFlags = errors.New("gzip: a header with unknown flags")
+var (
+	errGzipFlags   = errors.New("gzip: a header with unknown flags")
+	errGzipPadding = errors.New("gzip: more empty members than anybody has a use for")
+)
 
 // gzipReader decodes the members of a gzip file one by one, to look at the
 // header of each: the decoder takes flags that are reserved (RFC 1952, 2.3.1.2),
@@ -16,6 +19,8 @@ var errGzipFlags = errors.New("gzip: a header with unknown flags")
 type gzipReader struct {
 	in     *bufio.Reader
 	member *gzip.Reader
+	some   bool // has come out of the member
+	empty  int  // members
 }
 
 func decodeGzip(in io.Reader) (io.ReadCloser, error) {
@@ -45,10 +50,23 @@ func (z *gzipReader) open() error {
 
 func (z *gzipReader) Read(p []byte) (int, error) {
 	n, err := z.member.Read(p)
+	z.some = z.some || n > 0
 	if err == io.EOF {
-		err = z.open()
+		err = z.next()
 	}
 	return n, err
+}
+
+// next ends a member and begins the one after it.
+func (z *gzipReader) next() error {
+	const least = 20 // bytes of a member
+	if !z.some {
+		z.empty++
+	}
+	if z.some = false; z.empty > maxPadding/least {
+		return errGzipPadding
+	}
+	return z.open()
 }
 
 func (z *gzipReader) Close() error { return z.member.Close() }

@@ -11,65 +11,52 @@ import (
 func decodeLZ4(in io.Reader) (io.ReadCloser, error) { return plain(lz4.NewReader(newLZ4Walker(in))) }
 
 var (
-	errLZ4Magic  = errors.New("lz4: no frame where one should begin")
-	errLZ4Header = errors.New("lz4: a frame of an unknown version, or with a dictionary")
+	errLZ4Magic  = errors.New("lz4: no frame at the beginning")
+	errLZ4Header = errors.New("lz4: a frame of an unknown version, with a dictionary or with blocks that depend on each other")
 	errLZ4Block  = errors.New("lz4: an empty block")
+	errLZ4Empty  = errors.New("lz4: an empty frame")
+	errLZ4After  = errors.New("lz4: something after the frame")
 )
 
-// lz4Walker follows the frames of an LZ4 file
-// (https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md), to see that each
-// comes to its end: the decoder takes the end of the file for the end mark.
-// It refuses what libarchive does, too: unknown flags, and magic numbers of
-// skippable frames beyond the sixteen. And empty blocks, which libarchive takes for
-// the end of the file. And the legacy format, which has no mark at its end.
+// lz4Walker follows an LZ4 file
+// (https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md) and takes what
+// encoders write: one frame of blocks that are independent, up to its end mark.
+// The decoder takes much more, which libarchive, and so Nix, can't read: it aborts
+// at a frame without blocks and at one that is to be skipped, makes something else
+// of small blocks that depend on the one before, takes an empty block for the end of
+// the file, and knows neither unknown flags nor a file without a mark at its end.
 type lz4Walker struct {
 	walker
-	flags   byte
-	outside bool // of any frame
-	some    bool // there was a frame
+	flags byte
+	some  bool // there was a block
+	ended bool // the frame
 }
 
 func newLZ4Walker(in io.Reader) *lz4Walker {
 	w := &lz4Walker{walker: walker{in: in}}
 	w.end = w.atEnd
-	w.nextFrame(0)
+	w.then(0, 4, w.magic)
 	return w
 }
 
 func (w *lz4Walker) atEnd() error {
-	if w.some && w.outside && w.between() {
+	if w.ended && w.between() {
 		return io.EOF
 	}
 	return io.ErrUnexpectedEOF
 }
 
-func (w *lz4Walker) nextFrame(skip int64) {
-	w.outside = true
-	w.then(skip, 4, w.magic)
-}
-
 func (w *lz4Walker) magic(field []byte) error {
-	w.outside = false
-	switch magic := binary.LittleEndian.Uint32(field); {
-	case magic == 0x184d2204:
-		w.some = true
-		w.then(0, 2, w.header)
-	case magic&^0xf == 0x184d2a50:
-		w.then(0, 4, w.skippable)
-	default:
+	if binary.LittleEndian.Uint32(field) != 0x184d2204 {
 		return errLZ4Magic
 	}
-	return nil
-}
-
-// skippable reads the size of a frame for other programs.
-func (w *lz4Walker) skippable(field []byte) error {
-	w.nextFrame(int64(binary.LittleEndian.Uint32(field)))
+	w.then(0, 2, w.header)
 	return nil
 }
 
 // What a frame's flags tell.
 const (
+	lz4Independent     = 1 << 5
 	lz4BlockChecksums  = 1 << 4
 	lz4ContentSize     = 1 << 3
 	lz4ContentChecksum = 1 << 2
@@ -83,7 +70,7 @@ const (
 func (w *lz4Walker) header(field []byte) error {
 	const otherBits = 0x8f // than the block size
 	w.flags = field[0]
-	if w.flags&(lz4Version|lz4Unsupported) != lz4Version1 || field[1]&otherBits != 0 {
+	if w.flags&(lz4Version|lz4Independent|lz4Unsupported) != lz4Version1|lz4Independent || field[1]&otherBits != 0 {
 		return errLZ4Header
 	}
 	const checksum = 1
@@ -106,11 +93,15 @@ func (w *lz4Walker) block(field []byte) error {
 	const stored = 1 << 31 // not compressed
 	word := binary.LittleEndian.Uint32(field)
 	switch size := word &^ stored; {
+	case word == 0 && !w.some:
+		return errLZ4Empty
 	case word == 0:
-		w.nextFrame(w.ifFlag(lz4ContentChecksum, 4))
+		w.ended = true
+		w.then(w.ifFlag(lz4ContentChecksum, 4), 1, func([]byte) error { return errLZ4After })
 	case word == stored, word == 1: // 1 byte is a token that has nothing follow
 		return errLZ4Block
 	default:
+		w.some = true
 		w.nextBlock(int64(size) + w.ifFlag(lz4BlockChecksums, 4))
 	}
 	return nil

@@ -21,6 +21,7 @@ func xzWithin(dict uint32) decoder {
 
 var (
 	errXZFirstByte = errors.New("xz: the data of an LZMA2 chunk begin with another byte than 0")
+	errXZPadding   = errors.New("xz: more padding than streams are padded with")
 	errXZChunk     = errors.New("xz: no LZMA2 chunk where one should begin")
 )
 
@@ -31,12 +32,13 @@ var (
 // judge, so that the walker may go astray only in what the decoder refuses.
 type xzWalker struct {
 	walker
-	check int64 // bytes of the check behind each block
-	block int64 // bytes of the block's chunks, as far as they were announced
-	index int64 // bytes of the index so far
-	left  uint64
-	vli   uint64 // an integer of the index, of which so many bits are known
-	bits  int
+	padding int64 // bytes between and after streams so far
+	check   int64 // bytes of the check behind each block
+	block   int64 // bytes of the block's chunks, as far as they were announced
+	index   int64 // bytes of the index so far
+	left    uint64
+	vli     uint64 // an integer of the index, of which so many bits are known
+	bits    int
 }
 
 func newXZWalker(in io.Reader) *xzWalker {
@@ -50,6 +52,9 @@ func (w *xzWalker) nextStream(skip int64) { w.then(skip, 4, w.streamOrPadding) }
 
 func (w *xzWalker) streamOrPadding(field []byte) error {
 	if string(field) == "\x00\x00\x00\x00" {
+		if w.padding += int64(len(field)); w.padding > maxPadding {
+			return errXZPadding
+		}
 		return nil
 	}
 	const restOfMagic, restOfHeader = 2, 6

@@ -7,6 +7,8 @@ import (
 	"encoding/hex"
 	"hash/crc32"
 	"io"
+	"math/bits"
+	"slices"
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
@@ -51,6 +53,36 @@ func Gzip(b []byte) []byte {
 
 func LZ4(b []byte) []byte {
 	return Encode(b, func(w io.Writer) (io.WriteCloser, error) { return lz4.NewWriter(w), nil })
+}
+
+// LZ4Linked says that the blocks depend on each other, of which each is of 1000
+// bytes: clients make something else of them.
+func LZ4Linked(b []byte) []byte {
+	const small, flags, descriptor, independent = 1000, 4, 6, 1 << 5
+	file := Encode(nil, func(w io.Writer) (io.WriteCloser, error) {
+		z := lz4.NewWriter(w)
+		for block := range slices.Chunk(b, small) {
+			must(z.Write(block))
+			must(0, z.Flush())
+		}
+		return z, nil
+	})
+	file[flags] &^= independent
+	file[descriptor] = byte(xxh32(file[flags:descriptor]) >> 8)
+	return file
+}
+
+// xxh32 is xxHash32 of less than 4 bytes
+// (https://github.com/Cyan4973/xxHash/blob/dev/doc/xxhash_spec.md).
+func xxh32(b []byte) uint32 {
+	const prime1, prime2, prime3, prime5 = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x165667B1
+	h := prime5 + uint32(len(b))
+	for _, c := range b {
+		h = bits.RotateLeft32(h+uint32(c)*prime5, 11) * prime1
+	}
+	h = (h ^ h>>15) * prime2
+	h = (h ^ h>>13) * prime3
+	return h ^ h>>16
 }
 
 // Lzip writes two members, as parallel encoders do, unless one were empty.
