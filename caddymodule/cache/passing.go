@@ -2,177 +2,101 @@ package cache
 
 import (
 	"context"
-	"io"
-	"sync"
-	"sync/atomic"
+	"errors"
+	"io/fs"
+	"os"
 	"time"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
 
+// little is the most that is read from the origin just as it is asked for.
+// Who wants some of the same file within littleSpan has all of it fetched.
 const (
-	// patience is how long a body at the origin waits for a client that doesn't
-	// read, and crowdPatience how long while others wait for its place: to open
-	// it anew costs an operation.
-	patience      = 30 * time.Second
-	crowdPatience = 250 * time.Millisecond
-
-	// A client is slow that takes less than slowRate bytes a second, over
-	// paceWindow at least.
-	slowRate   = 1 << 20
-	paceWindow = 2 * time.Second
-
-	// A slow client is sent pieces of pieceSize bytes, read at the origin's
-	// pace, of which there are maxPieces in memory. While all are in use, one
-	// waits for its client for piecePatience.
-	pieceSize     = 1 << 20
-	maxPieces     = 64
-	piecePatience = 5 * time.Second
+	little     = 1 << 20
+	littleSpan = time.Minute
 )
 
-// crowded reports whether others wait for the places that bodies at the origin
-// take.
-func (n *Namespace) crowded() bool { return n.policy.Waiting != nil && n.policy.Waiting() > 0 }
-
-// bodyPatience is how long a body at the origin may wait for its client.
-func (n *Namespace) bodyPatience() time.Duration {
-	if n.crowded() {
-		return crowdPatience
+// isLittle reports whether so little is wanted of a large file that a fill would
+// bring too much: for now, since who asks once more, or somebody else, may want
+// all of it.
+func (n *Namespace) isLittle(p nix.CachePath, key string, want Wanted) bool {
+	if kinds[p.Kind()].small > 0 || want.Length == 0 || want.Length > little || n.cache.inFlight(key) {
+		return false
 	}
-	return patience
+	return n.cache.littles.add(request{key: key}.id()) == 1
 }
 
-// passage is a stretch of a file that is under way: from the origin, or from
-// memory.
-type passage struct {
-	io.ReadCloser
-	at, end  int64                // offsets of its next byte, and behind its last
-	patience func() time.Duration // how long it may wait for its client by now
-}
-
-// held keeps a passage between two reads. Where its client doesn't come back in
-// time, it is closed, so that others can have what it takes up. One goroutine
-// puts and takes.
-type held struct {
-	passage atomic.Pointer[passage]
-	since   atomic.Int64 // in Unix nanoseconds, when the client went away; 0: not yet
-	timer   *time.Timer
-}
-
-// put leaves a passage, or nil, until the client comes back.
-func (h *held) put(p *passage) {
-	h.since.Store(time.Now().UnixNano())
-	if p == nil {
-		return
+// passThrough opens a file at the origin without storing it.
+func (n *Namespace) passThrough(ctx context.Context, p nix.CachePath, want Wanted) (*Object, error) {
+	if kinds[p.Kind()].small > 0 {
+		s, err := n.readSmall(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		return memoryObject(s, Bypass), nil
 	}
-	h.passage.Store(p)
-	if h.timer == nil {
-		h.timer = time.AfterFunc(crowdPatience, h.expire)
-	} else {
-		h.timer.Reset(crowdPatience)
+	o, err := n.openThrough(ctx, p, want)
+	if err == nil {
+		n.counters.bypassed.Add(1)
 	}
+	return o, err
 }
 
-// take returns the passage, if it is still there, and how long the client was
-// away.
-func (h *held) take() (*passage, time.Duration) {
-	if h.timer != nil {
-		h.timer.Stop()
+// openUnstored opens a file at the origin that is not stored, and remembers if it
+// is absent.
+func (n *Namespace) openUnstored(ctx context.Context, p nix.CachePath, want Wanted) (*Object, error) {
+	key := n.key(p)
+	forgets := n.cache.forgets.Load()
+	o, err := n.openThrough(ctx, p, want)
+	if errors.Is(err, fs.ErrNotExist) {
+		n.cache.remember(key, n.policy.NegativeTTL, forgets)
 	}
-	return h.passage.Swap(nil), h.away()
+	return o, n.orStale(p, key, err)
 }
 
-func (h *held) away() time.Duration {
-	since := h.since.Load()
-	if since == 0 {
-		return 0
-	}
-	return time.Duration(time.Now().UnixNano() - since)
-}
-
-// expire closes the passage if its time is over. What that is may change, so it
-// looks again and again.
-func (h *held) expire() {
-	p := h.passage.Load()
-	switch {
-	case p == nil:
-	case h.away() < p.patience():
-		h.timer.Reset(crowdPatience)
-	case h.passage.CompareAndSwap(p, nil):
-		p.Close()
-	}
-}
-
-func (h *held) close() error {
-	if p, _ := h.take(); p != nil {
-		return p.Close()
-	}
-	return nil
-}
-
-// pace tells how fast a client takes what it is sent.
-type pace struct {
-	away   time.Duration // what the client took between reads
-	flowed int64         // bytes it has got
-}
-
-func (p *pace) slow() bool {
-	return p.away >= crowdPatience && float64(p.flowed) < p.away.Seconds()*slowRate
-}
-
-// piece is a stretch of a file in memory. Behind its data comes err.
-type piece struct {
-	pool *pieces
-	buf  *[pieceSize]byte
-	data []byte
-	err  error
-}
-
-func (p *piece) Read(b []byte) (int, error) {
-	if len(p.data) == 0 {
-		return 0, p.err
-	}
-	n := copy(b, p.data)
-	p.data = p.data[n:]
-	return n, nil
-}
-
-func (p *piece) Close() error {
-	p.pool.free.Put(p.buf)
-	p.pool.places.giveBack()
-	return nil
-}
-
-// pieces are those of a cache.
-type pieces struct {
-	places places
-	free   sync.Pool
-}
-
-func newPieces() *pieces {
-	return &pieces{
-		places: make(places, maxPieces),
-		free:   sync.Pool{New: func() any { return new([pieceSize]byte) }},
-	}
-}
-
-// take waits until there is a piece.
-func (s *pieces) take(ctx context.Context) (*piece, error) {
-	if err := s.places.take(ctx); err != nil {
+// openThrough opens a large file at the origin by one operation that brings what
+// is wanted.
+func (n *Namespace) openThrough(ctx context.Context, p nix.CachePath, want Wanted) (*Object, error) {
+	if err := n.cache.damage.of(n.key(p)); err != nil {
 		return nil, err
 	}
-	return &piece{pool: s, buf: s.free.Get().(*[pieceSize]byte)}, nil
-}
-
-// fill reads length bytes, or as many as there are before the body breaks off.
-func (p *piece) fill(body io.Reader, length int64) {
-	n, err := io.ReadFull(body, p.buf[:length])
-	p.data, p.err = p.buf[:n], err
-}
-
-// patience is how long a piece may wait for its client: as long as there are
-// others.
-func (s *pieces) patience() time.Duration {
-	if len(s.places) == cap(s.places) {
-		return piecePatience
+	w := n.cache.damage.watch(n.key(p))
+	o, err := n.openWatched(ctx, p, want, w)
+	if err == nil {
+		if _, watched := o.Body.(*originReader); watched {
+			return o, nil
+		}
 	}
-	return time.Hour
+	n.cache.damage.end(w)
+	return o, err
+}
+
+// openWatched is openThrough, but for the watch, which is the reader's where the
+// object has one.
+func (n *Namespace) openWatched(ctx context.Context, p nix.CachePath, want Wanted, w *watch) (*Object, error) {
+	if n.local() { // the file itself is wanted, for the kernel to read from
+		want = Wanted{}
+	}
+	info, body, err := n.origin.Open(ctx, p.String(), origin.OpenOptions{Offset: want.Offset, Length: want.Length})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &AbsentError{Path: p.String(), Result: Bypass}
+	}
+	if err != nil {
+		return nil, err
+	}
+	n.found(p)
+	if err := checkEmpty(p, info.Size); err != nil {
+		body.Close()
+		n.foundDamaged(p, w, err)
+		return nil, err
+	}
+	seen := Info{Size: info.Size, Tag: largeTag(p, info)}
+	if f, ok := body.(*os.File); ok {
+		return fileObject(f, f.Close, seen, Bypass), nil
+	}
+	r := newOriginReader(ctx, n, p, info, w)
+	r.begin(body, want)
+	return &Object{Info: seen, Result: Bypass, Body: r, close: r.Close}, nil
 }
