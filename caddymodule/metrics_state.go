@@ -48,6 +48,7 @@ var (
 	tierLimitDesc     = describe("tier_limit_bytes", "The most bytes that a tier may take up.", "tier")
 	evictionsDesc     = describe("evictions_total", "Files evicted from a tier.", "tier")
 	waitingDesc       = describe("origin_requests_waiting", "Requests that wait until they may be sent to the origin.")
+	spoolDesc         = describe("spool_bytes", "Bytes of parts of uploads that are not sent yet, by where they lie.", "place")
 	diskOpenDesc      = describe("disk_tier_open", "1 if the disk tier is in use, 0 if it can't be opened.")
 )
 
@@ -74,17 +75,31 @@ func (c fillCollector) Collect(ch chan<- prometheus.Metric) {
 // added up.
 type originCollector struct{}
 
-func (originCollector) Describe(ch chan<- *prometheus.Desc) { ch <- waitingDesc }
+func (originCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- waitingDesc
+	ch <- spoolDesc
+}
 
 func (originCollector) Collect(ch chan<- prometheus.Metric) {
 	waiting := map[string]int{}
+	spooled := map[spoolLabels]int64{}
 	for _, h := range running.all() {
 		waiting[h.set.name] += h.waiting()
+		if bucket, ok := bucketOf(h.origin); ok {
+			memory, onDisk := bucket.SpoolBytes()
+			spooled[spoolLabels{h.set.name, "memory"}] += memory
+			spooled[spoolLabels{h.set.name, "disk"}] += onDisk
+		}
+	}
+	for labels, n := range spooled {
+		ch <- prometheus.MustNewConstMetric(spoolDesc, prometheus.GaugeValue, float64(n), labels.name, labels.place)
 	}
 	for name, n := range waiting {
 		ch <- prometheus.MustNewConstMetric(waitingDesc, prometheus.GaugeValue, float64(n), name)
 	}
 }
+
+type spoolLabels struct{ name, place string }
 
 // tierCollector reads the state of the caches in the pool. A cache that several
 // handlers share is labelled with all their names; those with the same labels

@@ -176,6 +176,9 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 	h.log = h.log.With("cache", h.set.name)
 	h.failures, h.refused = &failureLog{log: h.log}, new(refusedClients)
 	h.set.origin.r2.SpoolDir = h.set.spoolDir()
+	if h.set.diskPath != "" {
+		h.set.origin.r2.SpoolRoom = h.reserve
+	}
 	if h.origin, err = h.set.origin.open(h.log, h.metrics.observeOrigin); err != nil {
 		return h.Source.locate("origin", err)
 	}

@@ -48,6 +48,9 @@ func takeCache(key string, s settings) *pooledCache {
 	return p
 }
 
+// reserve takes room on the disk tier's file system for parts of uploads.
+func (h *Handler) reserve(n int64) (release func(), err error) { return h.pooled.cache.Reserve(n) }
+
 func (p *pooledCache) giveBack() error {
 	_, err := caches.Delete(p.key)
 	return err

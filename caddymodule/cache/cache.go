@@ -24,6 +24,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -195,6 +196,19 @@ func (c *Cache) SetLimits(limits Limits) {
 	c.setMemory(limits.Memory)
 	c.limitDisk()
 }
+
+// Reserve takes n bytes of the disk tier's budget for files beside it, on the same
+// file system, until release. It costs no file that was asked for more than once,
+// and never waits.
+func (c *Cache) Reserve(n int64) (release func(), err error) {
+	tier := c.disk.Load()
+	if tier == nil || !tier.Ready() {
+		return nil, errNoTier
+	}
+	return tier.Reserve(n)
+}
+
+var errNoTier = errors.New("the disk tier is not open")
 
 // Tiers reports the state of the tiers.
 func (c *Cache) Tiers() Tiers {

@@ -21,6 +21,11 @@ const (
 	baseCost = (4 + shardCount) * blockSize
 )
 
+// offeredShare bounds what offered files take up while they are written, to one in
+// offeredShare of the limit: uploads need room for their parts, too, without which
+// they can't go on.
+const offeredShare = 2
+
 // maxSize is the largest file in bytes. There is none, but sums stay sums.
 const maxSize = 1 << 50
 
@@ -88,6 +93,7 @@ type index struct {
 		policy    policy
 		limits    Limits
 		reserved  int64
+		offered   int64                 // the part of it that is of offered files being written
 		leaving   int64                 // the part of it whose files are being deleted
 		left      chan struct{}         // closed and replaced when a file is
 		dirs      [shardCount + 1]int64 // what the shards and staging took up at most
@@ -266,8 +272,13 @@ func (x *index) tryReserve(n int64, of need) (ok bool, victim *entry, left <-cha
 	defer x.mu.Unlock()
 	short := x.mu.reserved + n - x.mu.limits.Bytes
 	switch {
+	case of == offered && x.mu.offered+n > x.mu.limits.Bytes/offeredShare:
+		return false, nil, nil
 	case short <= 0:
 		x.mu.reserved += n
+		if of == offered {
+			x.mu.offered += n
+		}
 		return true, nil, nil
 	case short > x.mu.policy.free(of)+x.mu.leaving:
 		return false, nil, nil
@@ -276,6 +287,14 @@ func (x *index) tryReserve(n int64, of need) (ok bool, victim *entry, left <-cha
 	default:
 		return false, nil, x.mu.left
 	}
+}
+
+// taken says that n bytes that were reserved for an offered file are not only that
+// any more.
+func (x *index) taken(n int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.mu.offered -= n
 }
 
 // spare takes an entry to evict although the limit does not ask for it; nil if

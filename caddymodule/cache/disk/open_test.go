@@ -157,6 +157,37 @@ func TestOfferedFilesPushOutNoneThatWereAskedFor(t *testing.T) {
 	mustStore(t, tier, "asked for", mib) // takes what it needs
 }
 
+// TestOfferedFilesLeaveRoom: those being written take up half of the limit, and
+// what they were offered for the rest.
+func TestOfferedFilesLeaveRoom(t *testing.T) {
+	tier := openTier(t, t.TempDir(), 20*mib)
+	for range 2 {
+		var files []*File
+		for {
+			f, err := tier.Offer("key", mib)
+			if err != nil {
+				break
+			}
+			files = append(files, f)
+		}
+		release, err := tier.Reserve(8 * mib)
+		if err != nil || len(files) != 9 {
+			t.Errorf("%d files are offered, Reserve: %v", len(files), err)
+		}
+		if release != nil {
+			release()
+		}
+		for i, f := range files {
+			if i%2 == 0 {
+				f.Commit("", no)
+			}
+			f.Abort()
+			f.Close()
+		}
+	}
+	wantNothingLeaked(t, tier)
+}
+
 // TestReserve: what lies beside the tier's files is part of its budget.
 func TestReserve(t *testing.T) {
 	tier := openTier(t, t.TempDir(), int64(baseCost+headroom+4*costOf(mib)))

@@ -26,6 +26,7 @@ type need uint8
 const (
 	asked   need = iota // somebody waits for it: whatever the policy evicts next
 	offered             // nobody has asked for it yet: what is in the small queues
+	spooled             // it lies beside the tier's files, for a while: the same
 )
 
 // free is the cost of all entries that may be evicted for something new, some of
@@ -95,7 +96,7 @@ func (p *policy) init() {
 
 // evict removes and returns the next victim, nil if there is none.
 func (p *policy) evict(n need) *entry {
-	if n == offered {
+	if n != asked {
 		return p.evictSmall()
 	}
 	if p.heavy.free() == 0 || p.light.free() > 0 && p.light.bytes() > p.lightLimit &&

@@ -22,6 +22,8 @@ type File struct {
 	key  string
 	size int64
 
+	offered int64 // bytes that were reserved for it as an offered file
+
 	mu struct {
 		sync.Mutex
 		ended   bool   // by Commit or Abort
@@ -54,16 +56,27 @@ func (t *Tier) create(key string, size int64, of need) (*File, error) {
 	if limit := t.index.limit(); baseCost+costOf(size)+headroom > limit {
 		return nil, &TooSmallError{Limit: limit, Size: size}
 	}
-	if err := t.reserve(costOf(size)+headroom, of); err != nil {
+	f := &File{tier: t, need: of, key: key, size: size}
+	if err := f.reserve(costOf(size) + headroom); err != nil {
 		return nil, err
 	}
-	f, err := t.allocate(size, of)
-	if err != nil {
+	var err error
+	if f.File, err = t.allocate(size, of); err != nil {
+		f.end(nil)
 		t.index.release(costOf(size) + headroom)
 		return nil, fmt.Errorf("create disk tier entry: %w", err)
 	}
 	t.measure(shardCount)
-	return &File{File: f, tier: t, need: of, key: key, size: size}, nil
+	return f, nil
+}
+
+// reserve makes room for n bytes more of the file.
+func (f *File) reserve(n int64) error {
+	err := f.tier.reserve(n, f.need)
+	if err == nil && f.need == offered {
+		f.offered += n
+	}
+	return err
 }
 
 // Reserve makes room for n bytes on the tier's file system that lie in no file of
@@ -73,7 +86,7 @@ func (t *Tier) Reserve(n int64) (release func(), err error) {
 	if err := t.awaitScan(); err != nil {
 		return nil, err
 	}
-	if err := t.reserve(n, offered); err != nil {
+	if err := t.reserve(n, spooled); err != nil {
 		return nil, err
 	}
 	return func() { t.index.release(n) }, nil
@@ -104,6 +117,9 @@ func (t *Tier) reserve(n int64, of need) error {
 		switch {
 		case ok:
 			if err := t.keepFree(n, of); err != nil {
+				if of == offered {
+					t.index.taken(n)
+				}
 				t.index.release(n)
 				return err
 			}
@@ -208,7 +224,7 @@ func (f *File) grow(size int64) error {
 		return fmt.Errorf("%w: no file has %d bytes", ErrNoRoom, size)
 	}
 	more := costOf(size) - costOf(f.size)
-	if err := f.tier.reserve(more, f.need); err != nil {
+	if err := f.reserve(more); err != nil {
 		return err
 	}
 	f.size = size // also after an error: some of it may be taken up
@@ -344,5 +360,6 @@ func (f *File) end(e *entry) bool {
 		return false
 	}
 	f.mu.ended, f.mu.entry = true, e
+	f.tier.index.taken(f.offered)
 	return true
 }

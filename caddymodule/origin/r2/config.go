@@ -24,6 +24,9 @@ const (
 	// DefaultSpoolMemory is what Config.SpoolMemory is if it is 0: two uploads
 	// at full speed.
 	DefaultSpoolMemory = 96 << 20
+	// DefaultSpoolDisk is how many bytes of the spool lie in files at most
+	// without a Config.SpoolRoom.
+	DefaultSpoolDisk = 1 << 30
 
 	maxParts = 10_000
 )
@@ -65,13 +68,20 @@ type Config struct {
 	PartSize int64
 
 	// SpoolMemory is how many bytes the parts of all uploads may take up in
-	// memory. Others lie in files until they are sent. Default: 96 MiB.
+	// memory. Others lie in files until they are sent. Where those have no room
+	// either, uploads wait for memory, one at a time of which may take up to one
+	// part more, and four where clients stall. Default: 96 MiB.
 	SpoolMemory int64
 
 	// SpoolDir is the directory for those files, which have no name and are
 	// gone with the process. It is made when it is needed. Default: the
 	// system's for temporary files, which may be in memory.
 	SpoolDir string
+
+	// SpoolRoom takes room for so many bytes more in those files, until release,
+	// or says why there is none. It may be called from many goroutines.
+	// Default: there is room for DefaultSpoolDisk.
+	SpoolRoom func(n int64) (release func(), err error)
 
 	// Budget has a place for each request that writes, lists or aborts. Those
 	// that read or delete have theirs from the layer above, limit.Origin, which

@@ -461,8 +461,7 @@ func TestSpoolHasALimit(t *testing.T) {
 	}
 }
 
-// TestSpoolOnABrokenDisk: an upload that finds no room fails and says why;
-// those in memory go on.
+// TestSpoolOnABrokenDisk: an upload that finds no room there goes on in memory.
 func TestSpoolOnABrokenDisk(t *testing.T) {
 	file := t.TempDir() + "/file"
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -480,14 +479,13 @@ func TestSpoolOnABrokenDisk(t *testing.T) {
 		if _, err := first.Write(testData(r2.MinPartSize)); err != nil {
 			t.Fatal(err)
 		}
-		err = put(t.Context(), b, testData(2<<20), origin.CreateOptions{Size: -1})
-		if kind(err) != "other" || !strings.Contains(err.Error(), "spool") {
-			t.Errorf("put = %v, want an error about the spool", err)
+		if err := put(t.Context(), b, testData(2<<20), origin.CreateOptions{Size: -1}); err != nil {
+			t.Errorf("put = %v", err)
 		}
 		if err := first.Commit(); err != nil {
 			t.Error(err)
 		}
-		if got := b.summary(); !slices.Equal(got, []string{"put a ok"}) {
+		if got := b.summary(); !slices.Equal(got, []string{"put a ok", "put a ok"}) {
 			t.Errorf("operations %q", got)
 		}
 	})

@@ -63,7 +63,7 @@ func newOrigin(cfg Config, transport *http.Transport) (*Origin, error) {
 		client:   s3.New(options(cfg, newRequester(cfg, transport))),
 		budget:   cfg.Budget,
 		log:      cfg.Logger,
-		spool:    newSpool(cfg.SpoolDir, cfg.SpoolMemory),
+		spool:    newSpool(cfg),
 	}, nil
 }
 

@@ -1,10 +1,13 @@
 package r2
 
 import (
-	"fmt"
-	"io"
-	"os"
+	"context"
+	"log/slog"
 	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/internal/stall"
 )
 
 // chunkSize is that of the memory of parts. One that is being gathered takes
@@ -13,29 +16,79 @@ const chunkSize = 1 << 20
 
 // spool is where parts of all uploads lie from their first byte until they are
 // sent for the last time: in memory up to a limit, and beyond it in files that
-// have no name. So nobody waits for room, and a slow client takes none from
-// others but on disk.
+// have no name, as long as there is room for them. So a slow client takes no room
+// from others but on disk.
+//
+// Where there is no room either way, uploads wait for memory. One of them at a
+// time has a turn: it may exceed the limit by what a part needs, and so can
+// complete its part, have it sent and give all its memory to the others. Without
+// that, all could wait for each other, each with a part of a part. While the client
+// of one that has a turn sends nothing, the next gets another, up to maxTurns.
 type spool struct {
 	dir   string
-	limit int64
-	mu    struct {
+	limit int64 // of memory
+	part  int64 // the most that a part has
+	room  func(n int64) (release func(), err error)
+	log   *slog.Logger
+	disk  *stall.Watch
+	sick  atomic.Bool // the disk took nothing the last time
+
+	mu struct {
 		sync.Mutex
-		used int64    // bytes of chunks that were given out
-		free [][]byte // of chunkSize, until nothing is used
+		used    int64               // bytes of chunks that were given out
+		onDisk  int64               // bytes of room that were taken
+		free    [][]byte            // of chunkSize, until nothing is used
+		turns   map[*part]time.Time // when those who have one took memory last
+		changed chan struct{}       // closed and replaced when there is more room, or a turn has ended
 	}
 }
 
-func newSpool(dir string, limit int64) *spool { return &spool{dir: dir, limit: limit} }
+const (
+	maxTurns = 4
+	idleTurn = 3 * time.Second // after which a client is taken to send nothing
+)
+
+func newSpool(cfg Config) *spool {
+	s := &spool{dir: cfg.SpoolDir, limit: cfg.SpoolMemory, part: cfg.PartSize, room: cfg.SpoolRoom, log: cfg.Logger}
+	if s.room == nil {
+		s.room = newRoom(DefaultSpoolDisk)
+	}
+	s.disk = stall.New(s.stalled)
+	s.mu.changed = make(chan struct{})
+	s.mu.turns = make(map[*part]time.Time)
+	return s
+}
+
+func (s *spool) stalled(stalled bool) {
+	if stalled {
+		s.log.Error("the disk that parts of uploads lie on does not answer: parts stay in memory", "dir", s.dir)
+		return
+	}
+	s.log.Info("the disk that parts of uploads lie on answers again", "dir", s.dir)
+}
 
 // take returns an empty chunk with room for size bytes, chunkSize at most, or
 // nil where the limit leaves none.
-func (s *spool) take(size int64) []byte {
+func (s *spool) take(p *part, size int64) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mu.used+size > s.limit {
+	return s.taken(p, size)
+}
+
+// taken is take, with the lock held.
+func (s *spool) taken(p *part, size int64) []byte {
+	limit := s.limit
+	_, turn := s.mu.turns[p]
+	if turn {
+		limit += int64(len(s.mu.turns)) * s.part
+	}
+	if s.mu.used+size > limit {
 		return nil
 	}
 	s.mu.used += size
+	if turn {
+		s.mu.turns[p] = time.Now()
+	}
 	if last := len(s.mu.free) - 1; size == chunkSize && last >= 0 {
 		chunk := s.mu.free[last]
 		s.mu.free = s.mu.free[:last]
@@ -44,137 +97,132 @@ func (s *spool) take(size int64) []byte {
 	return make([]byte, 0, size)
 }
 
-func (s *spool) giveBack(chunks [][]byte) {
+// await is take for a part that can have no room on disk. It waits until there is
+// some in memory, or the part has the turn.
+func (s *spool) await(ctx context.Context, p *part, size int64) ([]byte, error) {
+	tick := time.NewTicker(idleTurn)
+	defer tick.Stop()
+	for {
+		chunk, changed := s.takeTurn(p, size)
+		if chunk != nil {
+			return chunk, nil
+		}
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (s *spool) takeTurn(p *part, size int64) ([]byte, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	chunk := s.taken(p, size)
+	if chunk == nil && s.freeTurn() {
+		s.mu.turns[p] = time.Now()
+		chunk = s.taken(p, size)
+	}
+	return chunk, s.mu.changed
+}
+
+// freeTurn reports whether another part may have a turn. It is called with the
+// lock held.
+func (s *spool) freeTurn() bool {
+	for _, last := range s.mu.turns {
+		if time.Since(last) < idleTurn {
+			return false
+		}
+	}
+	return len(s.mu.turns) < maxTurns
+}
+
+// endTurn is called when a part needs no more memory.
+func (s *spool) endTurn(p *part) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, turn := s.mu.turns[p]; turn {
+		delete(s.mu.turns, p)
+		s.announce()
+	}
+}
+
+// giveBack takes chunks back, for reuse unless a hanging write may still read
+// them.
+func (s *spool) giveBack(chunks [][]byte, hung bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, chunk := range chunks {
 		s.mu.used -= int64(cap(chunk))
-		if cap(chunk) == chunkSize {
+		if cap(chunk) == chunkSize && !hung {
 			s.mu.free = append(s.mu.free, chunk[:0])
 		}
 	}
 	if s.mu.used == 0 {
 		s.mu.free = nil
 	}
+	s.announce()
 }
 
-// file returns a new file that goes when it is closed, by whatever end.
-func (s *spool) file() (*os.File, error) {
-	if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return nil, err
-	}
-	f, err := os.CreateTemp(s.dir, "part-")
-	if err != nil {
-		return nil, err
-	}
-	if err := os.Remove(f.Name()); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+// announce tells those who wait that they may find room. It is called with the
+// lock held.
+func (s *spool) announce() {
+	close(s.mu.changed)
+	s.mu.changed = make(chan struct{})
 }
 
-// part is the body of one request. It is written once, then read as often as
-// the request is sent, then released.
-type part struct {
-	spool  *spool
-	limit  int64    // the most bytes that it will have
-	chunks [][]byte // of chunkSize but for the last
-	file   *os.File // in place of chunks, once there was none to have
-	size   int64
-}
-
-func (p *part) Write(b []byte) (written int, err error) {
-	for len(b) > 0 && err == nil {
-		var n int
-		if p.file != nil || !p.grow() {
-			n, err = p.spill(b)
-		} else {
-			n = p.fill(b)
-		}
-		p.size += int64(n)
-		written += n
-		b = b[n:]
-	}
-	return written, err
-}
-
-// grow sees to it that the last chunk has room.
-func (p *part) grow() bool {
-	if last := len(p.chunks) - 1; last >= 0 && len(p.chunks[last]) < cap(p.chunks[last]) {
-		return true
-	}
-	chunk := p.spool.take(max(min(p.limit-p.size, chunkSize), 1))
-	if chunk == nil {
-		return false
-	}
-	p.chunks = append(p.chunks, chunk)
-	return true
-}
-
-// fill puts into the last chunk what it has room for.
-func (p *part) fill(b []byte) int {
-	last := &p.chunks[len(p.chunks)-1]
-	n := min(len(b), cap(*last)-len(*last))
-	*last = append(*last, b[:n]...)
-	return n
-}
-
-// spill writes to the file, to which the chunks go first.
-func (p *part) spill(b []byte) (int, error) {
-	if p.file == nil {
-		if err := p.moveToFile(); err != nil {
-			return 0, fmt.Errorf("spool a part on disk: %w", err)
-		}
-	}
-	n, err := p.file.Write(b)
-	if err != nil {
-		err = fmt.Errorf("spool a part on disk: %w", err)
-	}
-	return n, err
-}
-
-func (p *part) moveToFile() error {
-	f, err := p.spool.file()
-	if err != nil {
+// takeDisk takes room for n bytes on disk.
+func (s *spool) takeDisk(n int64) (release func(), err error) {
+	var giveBack func()
+	take := func() (err error) {
+		giveBack, err = s.room(n)
 		return err
 	}
-	for _, chunk := range p.chunks {
-		if _, err := f.Write(chunk); err != nil {
-			f.Close()
-			return err
+	if err := s.disk.Do(spoolPatience, take, func() { giveBack() }); err != nil {
+		return nil, err
+	}
+	s.addOnDisk(n)
+	return func() {
+		giveBack()
+		s.addOnDisk(-n)
+	}, nil
+}
+
+func (s *spool) addOnDisk(n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.onDisk += n
+}
+
+// spoolPatience is how long a chunk may take to the disk.
+const spoolPatience = 3 * time.Second
+
+// diskTook notes whether the disk took a chunk, and logs when it begins to take
+// none.
+func (s *spool) diskTook(err error) {
+	if sick := err != nil; s.sick.Swap(sick) == sick || !sick {
+		return
+	}
+	s.log.Warn("no room on disk for parts of uploads: they wait for memory", "dir", s.dir, "error", err)
+}
+
+// SpoolBytes tells what parts of uploads that are not sent yet take up, in memory
+// and on disk.
+func (o *Origin) SpoolBytes() (memory, disk int64) {
+	o.spool.mu.Lock()
+	defer o.spool.mu.Unlock()
+	return o.spool.mu.used, o.spool.mu.onDisk
+}
+
+// newRoom returns a Config.SpoolRoom for so many bytes.
+func newRoom(limit int64) func(n int64) (release func(), err error) {
+	var taken atomic.Int64
+	return func(n int64) (func(), error) {
+		if taken.Add(n) > limit {
+			taken.Add(-n)
+			return nil, errNoRoom
 		}
-	}
-	p.spool.giveBack(p.chunks)
-	p.chunks, p.file = nil, f
-	return nil
-}
-
-// ReadAt implements [io.ReaderAt].
-func (p *part) ReadAt(b []byte, off int64) (n int, err error) {
-	if p.file != nil {
-		return p.file.ReadAt(b, off)
-	}
-	for n < len(b) && off < p.size {
-		read := copy(b[n:], p.chunks[off/chunkSize][off%chunkSize:])
-		n += read
-		off += int64(read)
-	}
-	if n < len(b) {
-		return n, io.EOF
-	}
-	return n, nil
-}
-
-// body returns all of it, for one request after the other.
-func (p *part) body() io.ReadSeeker { return io.NewSectionReader(p, 0, p.size) }
-
-// release gives back what the part takes. It does so once.
-func (p *part) release() {
-	p.spool.giveBack(p.chunks)
-	p.chunks = nil
-	if p.file != nil {
-		p.file.Close()
-		p.file = nil
+		return func() { taken.Add(-n) }, nil
 	}
 }

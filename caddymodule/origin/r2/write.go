@@ -43,7 +43,7 @@ func (o *Origin) Create(ctx context.Context, path string, opts origin.CreateOpti
 }
 
 // Write implements [io.Writer]. It waits where parts come faster than they go
-// up. An error may be that of an earlier part.
+// up, or the spool has no room. An error may be that of an earlier part.
 func (s *staged) Write(p []byte) (int, error) {
 	if s.ended {
 		return 0, fmt.Errorf("create %s: %w", s.path, errEnded)
@@ -87,7 +87,7 @@ func (s *staged) begin() {
 	if s.opts.Size >= 0 {
 		limit = min(limit, s.opts.Size-s.size)
 	}
-	s.part = &part{spool: s.o.spool, limit: limit}
+	s.part = &part{ctx: s.ctx, spool: s.o.spool, limit: limit}
 }
 
 // send hands the gathered part to the upload, and begins that if need be.
