@@ -256,7 +256,7 @@ func TestAttack13TwoKeysOfOneName(t *testing.T) {
 		}
 		writeFile(t, dir+"/Caddyfile", lines+"\t}\n}\n")
 		cmd := exec.CommandContext(t.Context(), requireEnv(t, "CADDY_RACE"), "validate", "--config", dir+"/Caddyfile")
-		cmd.Env = []string{"HOME=" + dir}
+		cmd.Env = []string{"HOME=" + dir, quickEnd}
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}

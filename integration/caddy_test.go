@@ -33,6 +33,10 @@ const globalOptions = `{
 }
 `
 
+// quickEnd keeps programs with the race detector from sleeping for a second before
+// they end: https://go.dev/doc/articles/race_detector#Options
+const quickEnd = "GORACE=atexit_sleep_ms=0"
+
 // caddySetup describes a Caddy that is to be started.
 type caddySetup struct {
 	Command   []string // the program; default: Caddy built with the race detector
@@ -75,6 +79,7 @@ func (s caddySetup) start(tb testing.TB) *caddy {
 		"CADDY_ADMIN=unix/" + c.dir + "/admin.sock",
 		"TEST_HTTP_PORT=" + httpPort,
 		"TEST_HTTPS_PORT=" + httpsPort,
+		quickEnd,
 	}, s.Env...)
 	writeFile(tb, c.dir+"/Caddyfile", s.Caddyfile)
 	tb.Cleanup(func() { c.finish(tb) })
