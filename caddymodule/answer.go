@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -22,6 +23,7 @@ type answer struct {
 	path   nix.CachePath // of the file that is asked for, if it is one
 	status int
 	begun  time.Time
+	from   netip.Addr // once client was called
 
 	seconds func() prometheus.Observer // of the answer's duration; nil: of none
 }
@@ -31,9 +33,17 @@ func (a *answer) reads() bool {
 	return !a.path.IsZero() && (a.r.Method == http.MethodGet || a.r.Method == http.MethodHead)
 }
 
+// client is the address of whoever asks; see clientAddr.
+func (a *answer) client() netip.Addr {
+	if !a.from.IsValid() {
+		a.from = clientAddr(a.r)
+	}
+	return a.from
+}
+
 // context is the request's, for what may have to ask the origin.
 func (a *answer) context() context.Context {
-	return origin.WithAsker(a.r.Context(), origin.Asker{Client: auth.Network(clientAddr(a.r))})
+	return origin.WithAsker(a.r.Context(), origin.Asker{Client: auth.Network(a.client())})
 }
 
 // body answers with a short text, whose headers but length are set.

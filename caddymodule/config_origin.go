@@ -164,6 +164,15 @@ func bucketOf(o origin.Origin) (*r2.Origin, bool) {
 	return bucket, ok
 }
 
+// unqueued returns an origin without the queue before it: whether it answers can be
+// asked, once a second, however many requests wait.
+func unqueued(o origin.Origin) origin.Origin {
+	if l, ok := o.(*limit.Origin); ok {
+		return l.Origin
+	}
+	return o
+}
+
 // waiting returns how many requests to the bucket wait for others.
 func (h *Handler) waiting() int {
 	if l, ok := h.origin.(*limit.Origin); ok {

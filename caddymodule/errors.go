@@ -201,7 +201,7 @@ func (h *Handler) logFailure(a *answer, status int, line string, err error) {
 // logRefused has one line for each write that was refused, and for reads, of which
 // a client may make any number, one for each client and minute.
 func (h *Handler) logRefused(a *answer, status int, err error) {
-	client := clientAddr(a.r)
+	client := a.client()
 	if a.reads() && !h.refused.first(auth.Network(client)) {
 		return
 	}

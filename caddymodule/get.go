@@ -37,7 +37,7 @@ func (h *Handler) get(a *answer) {
 	sent := a.send(o)
 	counters.bytes.Add(float64(sent))
 	if a.status == http.StatusOK && sent == o.Size {
-		h.files.Delivered(a.path, clientAddr(a.r))
+		h.files.Delivered(a.path, a.client())
 	}
 }
 
@@ -126,7 +126,7 @@ func conditional(header http.Header) bool {
 // wanted is what the request asks for, as far as that can be told before the
 // file's size is known.
 func (a *answer) wanted() cache.Wanted {
-	want := cache.Wanted{Client: clientAddr(a.r)}
+	want := cache.Wanted{Client: a.client()}
 	asked := parseRange(a.r.Header.Get("Range"))
 	if len(asked.specs) != 1 || conditional(a.r.Header) {
 		return want

@@ -2,9 +2,11 @@ package caddymodule
 
 import (
 	"errors"
+	"maps"
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -95,6 +97,13 @@ type handlerMetrics struct {
 	name  string
 	fills *cache.Counters
 	files map[fileLookup]fileCounters // resolved beforehand
+
+	requests atomic.Pointer[map[requestLabels]prometheus.Counter] // resolved so far; replaced, never changed
+}
+
+type requestLabels struct {
+	kind, method string
+	status       int
 }
 
 // fileLookup is a look-up that found a file.
@@ -111,6 +120,7 @@ type fileCounters struct {
 
 func newHandlerMetrics(name string, fills *cache.Counters) *handlerMetrics {
 	m := &handlerMetrics{name: name, fills: fills, files: map[fileLookup]fileCounters{}}
+	m.requests.Store(&map[requestLabels]prometheus.Counter{})
 	for kind := range nix.Kinds() {
 		for result, source := range sources {
 			seconds := sync.OnceValue(func() prometheus.Observer { return m.seconds(kind.String(), result.String()) })
@@ -168,8 +178,16 @@ func observeFills(name string) func(cache.Fill) {
 	}
 }
 
-func (m *handlerMetrics) request(kind, method string, status int) {
-	metrics.requests.WithLabelValues(m.name, kind, method, strconv.Itoa(status)).Inc()
+func (m *handlerMetrics) request(labels requestLabels) {
+	known := m.requests.Load()
+	counter := (*known)[labels]
+	if counter == nil {
+		counter = metrics.requests.WithLabelValues(m.name, labels.kind, labels.method, strconv.Itoa(labels.status))
+		more := maps.Clone(*known)
+		more[labels] = counter
+		m.requests.CompareAndSwap(known, &more) // else another comes next time
+	}
+	counter.Inc()
 }
 
 // seconds returns the histogram of the duration of answers.

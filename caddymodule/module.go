@@ -182,7 +182,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 	if h.origin, err = h.set.origin.open(h.log, h.metrics.observeOrigin); err != nil {
 		return h.Source.locate("origin", err)
 	}
-	h.ready = newReadiness(h.origin, h.log, h.metrics.originUp)
+	h.ready = newReadiness(unqueued(h.origin), h.log, h.metrics.originUp)
 	h.receiver = &upload.Receiver{
 		Origin:            cache.WriteThrough(h.origin, h.parts),
 		TrustedKeys:       h.set.trustedKeys,

@@ -60,7 +60,7 @@ func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 		h.uploaded(p)
 	}
 	h.countUpload(a, received.n, acceptedOutcome(outcome))
-	log.Info("uploaded", "outcome", string(outcome), "bytes", received.n, "duration", time.Since(a.begun), "client", clientAddr(a.r).String())
+	log.Info("uploaded", "outcome", string(outcome), "bytes", received.n, "duration", time.Since(a.begun), "client", a.client().String())
 	status := http.StatusOK
 	if outcome == upload.Stored {
 		status = http.StatusCreated

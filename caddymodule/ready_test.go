@@ -2,14 +2,21 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
+	"github.com/stevedores-org/nix-cache/caddymodule/origin/guard"
 )
 
 // slowOrigin answers a Stat after a while, and counts them.
@@ -105,4 +112,29 @@ func TestReadinessIsWatched(t *testing.T) {
 		synctest.Wait()
 		r.end()
 	})
+}
+
+// TestPublicCause: what anybody may read has neither host nor directory in it.
+func TestPublicCause(t *testing.T) {
+	unavailable := func(err error) error { return &origin.UnavailableError{Op: "stat", Path: "a", Err: err} }
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{&origin.RefusedError{Op: "stat", Origin: "bucket b at https://host.example", Cause: "there is no such bucket", Advice: "create it"}, "there is no such bucket; create it"},
+		{&origin.BusyError{Op: "stat"}, "too many requests wait"},
+		{unavailable(&net.OpError{Op: "dial", Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)}, Err: syscall.ECONNREFUSED}), "it refuses the connection"},
+		{unavailable(fmt.Errorf("%w: %w", guard.ErrNotAsked, syscall.ECONNREFUSED)), "it refuses the connection"},
+		{unavailable(&net.DNSError{Err: "no such host", Name: "host.example"}), "its host name can't be looked up"},
+		{unavailable(&tls.CertificateVerificationError{Err: errors.New("for host.example")}), "its certificate is not trusted"},
+		{unavailable(fmt.Errorf("%w; let user 7 read /srv/cache", fs.ErrPermission)), "permission denied"},
+		{&origin.UnavailableError{Op: "stat", Timeout: true, Err: errors.New("10.0.0.1")}, "does not answer in time"},
+		{unavailable(errors.New("10.0.0.1 reset it")), "the log has the reason"},
+		{errors.New("of host.example"), "the log has the reason"},
+	} {
+		got := publicCause(test.err)
+		if !strings.Contains(got, test.want) || strings.Contains(got, "example") || strings.Contains(got, "10.0.0.1") || strings.Contains(got, "/srv") {
+			t.Errorf("%v: %q, want %q", test.err, got, test.want)
+		}
+	}
 }

@@ -26,7 +26,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 }
 
 func (h *Handler) count(a *answer) {
-	h.metrics.request(a.kind, methodLabel(a.r.Method), a.status)
+	h.metrics.request(requestLabels{a.kind, methodLabel(a.r.Method), a.status})
 	if a.seconds != nil {
 		a.seconds().Observe(time.Since(a.begun).Seconds())
 	}
