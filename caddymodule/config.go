@@ -119,7 +119,7 @@ func (h *Handler) resolve(repl *caddy.Replacer) (settings, error) {
 		v.fail("verify_reads", errors.New("there is no key to verify with: set trusted_public_key"))
 	}
 	for _, e := range v.empty {
-		h.log.Warn("a placeholder stands for nothing, since it is empty or not set", "setting", e.setting, "placeholder", e.placeholder, "at", h.Source.of(e.setting))
+		h.log.Warn("a placeholder is empty or not set: it counts as no value", "setting", e.setting, "placeholder", e.placeholder, "at", h.Source.of(e.setting))
 	}
 	return s, v.err
 }

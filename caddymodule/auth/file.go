@@ -218,7 +218,7 @@ func parseLine(words []string) (known, error) {
 		return known{}, fmt.Errorf("expected a name, a secret and rights, got %d words", len(words))
 	}
 	if strings.HasPrefix(words[1], "{") && strings.HasSuffix(words[1], "}") {
-		return known{}, errors.New("placeholders stand for nothing here: write the secret, or sha256: and its hash")
+		return known{}, errors.New("placeholders are not replaced here: write the secret, or sha256: and its hash")
 	}
 	secret, err := ParseSecret(words[1])
 	if err != nil {

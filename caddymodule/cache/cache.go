@@ -74,7 +74,7 @@ type Cache struct {
 		sync.Mutex
 		limits   Limits
 		flights  map[string]*flight
-		outdated map[*flight]struct{} // what they bring may be: they go on for who waits already
+		outdated map[*flight]struct{} // what they bring may be outdated: they go on for those who wait already
 		incoming map[*Incoming]struct{}
 		started  bool
 		closing  bool

@@ -297,7 +297,7 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 		err = file.Commit("", n.cache.admit(f))
 	}
 	if err != nil && ctx.Err() != nil {
-		n.log.Info("fill given up, since nobody reads it", "path", p.String())
+		n.log.Info("fill given up: nobody reads it, or the cache is being closed", "path", p.String())
 	} else {
 		n.count(w, p, err, Fill{Bytes: f.fill.received(), Duration: time.Since(begun)})
 	}

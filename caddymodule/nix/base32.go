@@ -60,7 +60,7 @@ var errBase32Overflow = errors.New("first character is too large for the length"
 // exactly as many bytes.
 func decodeBase32(dst []byte, s string) error {
 	if len(s) != base32Len(len(dst)) {
-		return fmt.Errorf("%d characters stand for no whole number of bytes", len(s))
+		return fmt.Errorf("%d characters are not a whole number of bytes", len(s))
 	}
 	for n := range len(s) {
 		c := s[len(s)-1-n]

@@ -168,7 +168,7 @@ func (is *Issuer) run(f *fetch, pause time.Duration) {
 		f.err = is.ctx.Err()
 	}
 	if f.err != nil && is.ctx.Err() == nil {
-		is.log.Warn("the keys of an OIDC issuer can't be fetched; those that are known count for a day", "error", f.err)
+		is.log.Warn("the keys of an OIDC issuer can't be fetched; those that are known stay valid for a day", "error", f.err)
 	}
 	is.settle(f)
 	close(f.done)
