@@ -275,7 +275,7 @@ func (w *tripwire) body(data []byte) requestOption {
 }
 
 type tripReader struct {
-	r    *bytes.Reader
+	r    io.Reader
 	wire *tripwire
 }
 
