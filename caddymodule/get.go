@@ -20,7 +20,7 @@ import (
 
 // get answers GET and HEAD of a file.
 func (h *Handler) get(a *answer) {
-	if a.r.Method == http.MethodHead || a.r.Header.Get("If-None-Match") != "" {
+	if a.r.Method == http.MethodHead || a.r.Header.Get("If-None-Match") != "" || a.hasInvalidRange() {
 		if done := h.getHead(a); done {
 			return
 		}
@@ -41,8 +41,8 @@ func (h *Handler) get(a *answer) {
 	}
 }
 
-// getHead answers what needs no body, and so must not begin a fill: HEAD, and a
-// GET whose validator still holds.
+// getHead answers what needs no body, and so must not begin a fill: HEAD, a GET
+// whose validator still holds, and one whose Range is refused whatever the size.
 func (h *Handler) getHead(a *answer) (done bool) {
 	info, result, err := h.files.Stat(a.context(), a.path)
 	if err != nil {
@@ -50,7 +50,7 @@ func (h *Handler) getHead(a *answer) (done bool) {
 		return true
 	}
 	unchanged := a.unchanged(info.Tag)
-	if a.r.Method != http.MethodHead && !unchanged {
+	if a.r.Method != http.MethodHead && !unchanged && !a.hasInvalidRange() {
 		return false
 	}
 	a.seconds = h.metrics.found(a.path.Kind(), a.r.Method, result).seconds
@@ -65,6 +65,13 @@ func (h *Handler) getHead(a *answer) (done bool) {
 	}
 	a.sendContent(&cache.Object{Info: info, Body: &sizeOnly{size: info.Size}})
 	return true
+}
+
+// hasInvalidRange reports whether the request's Range is refused. Beside an
+// If-Range it may not count.
+func (a *answer) hasInvalidRange() bool {
+	field := a.r.Header.Get("Range")
+	return field != "" && a.r.Header.Get("If-Range") == "" && parseRange(field).invalid
 }
 
 // unchanged reports whether 304 is the answer to the request. Where it is, no

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -63,6 +64,29 @@ func TestManyRanges(t *testing.T) {
 		head := ask(t, h, "", "HEAD", path, "Range", everyOther(test.ranges))
 		if head.Code != w.Code || head.Header().Get("Content-Length") != w.Header().Get("Content-Length") {
 			t.Errorf("%d ranges: HEAD is answered with %d %v, GET with %d %v", test.ranges, head.Code, head.Header(), w.Code, w.Header())
+		}
+	}
+}
+
+// TestInvalidRange: what is refused whatever the file is costs no reading of it.
+func TestInvalidRange(t *testing.T) {
+	h, m, path, body := passingHandler(t)
+	tag := ask(t, h, "", "HEAD", path).Header().Get("Etag")
+	m.ResetOps()
+	for _, field := range []string{"bytes=-0-", "bytes=5-2", "nonsense"} {
+		w := ask(t, h, "", "GET", path, "Range", field)
+		if w.Code != http.StatusRequestedRangeNotSatisfiable || w.Header().Get("Content-Range") != fmt.Sprintf("bytes */%d", len(body)) {
+			t.Errorf("%s: status %d, %v", field, w.Code, w.Header())
+		}
+		wantFileHeaders(t, w, tag)
+	}
+	if opens := m.Ops("open"); opens > 0 {
+		t.Errorf("%d requests to the origin for what was refused", opens)
+	}
+	for ifRange, want := range map[string]int{tag: http.StatusRequestedRangeNotSatisfiable, `"other"`: http.StatusOK} {
+		w := ask(t, h, "", "GET", path, "Range", "bytes=-0-", "If-Range", ifRange)
+		if w.Code != want || want == http.StatusOK && w.Body.String() != string(body) {
+			t.Errorf("If-Range %s: status %d and %d bytes, want %d", ifRange, w.Code, w.Body.Len(), want)
 		}
 	}
 }
