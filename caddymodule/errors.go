@@ -91,6 +91,8 @@ func statusOf(method string, err error) (status int, line string) {
 		return http.StatusBadGateway, "the cache's storage has a damaged copy of this file; have it deleted and upload it again"
 	case errors.As(err, &busy):
 		return http.StatusServiceUnavailable, "the cache is busy; try again in a few seconds"
+	case errors.Is(err, errUploadsBusy):
+		return http.StatusServiceUnavailable, "too many uploads are under way; try again in a few seconds"
 	case errors.Is(err, errStopping):
 		return http.StatusServiceUnavailable, "the cache is being restarted; try again"
 	case errors.Is(err, context.Canceled): // the fill's, when the cache closes: not this client's

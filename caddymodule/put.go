@@ -36,17 +36,31 @@ func (h *Handler) write(a *answer, t target) {
 		return
 	}
 	defer end()
-	do(a, t.path, h.log.With("token", token.Name, "path", t.path.String()))
+	do(a, t.path, token.Name)
 }
 
-func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
+// logWrite is the log for what a token writes.
+func (h *Handler) logWrite(p nix.CachePath, token string) *slog.Logger {
+	return h.log.With("token", token, "path", p.String())
+}
+
+func (h *Handler) put(a *answer, p nix.CachePath, token string) {
+	giveBack, err := h.takePlace(a.context(), p.Kind(), token)
+	if err != nil {
+		h.countUpload(a, 0, uploadOutcome{"failed", "busy"})
+		h.fail(a, err)
+		a.drain()
+		return
+	}
+	defer giveBack()
 	incoming := h.files.Incoming(p, a.r.ContentLength)
 	defer incoming.Drop()
-	received := &countingReader{Reader: requestBody{a.r.Body}}
+	received := &countingReader{Reader: requestBody{newSteadyBody(a)}}
 	outcome, err := h.receiver.Receive(a.context(), p, upload.Body{
 		Reader:   incoming.Tee(received),
 		Size:     a.r.ContentLength,
 		Encoding: strings.ToLower(a.r.Header.Get("Content-Encoding")),
+		From:     h.uploader(token),
 	})
 	if err != nil {
 		incoming.Drop()
@@ -60,7 +74,7 @@ func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 		h.uploaded(p)
 	}
 	h.countUpload(a, received.n, acceptedOutcome(outcome))
-	log.Info("uploaded", "outcome", string(outcome), "bytes", received.n, "duration", time.Since(a.begun), "client", a.client().String())
+	h.logWrite(p, token).Info("uploaded", "outcome", string(outcome), "bytes", received.n, "duration", time.Since(a.begun), "client", a.client().String())
 	status := http.StatusOK
 	if outcome == upload.Stored {
 		status = http.StatusCreated
@@ -68,7 +82,7 @@ func (h *Handler) put(a *answer, p nix.CachePath, log *slog.Logger) {
 	a.text(status, "OK")
 }
 
-func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
+func (h *Handler) delete(a *answer, p nix.CachePath, token string) {
 	when, err := deletion(a.r.URL.RawQuery)
 	if err != nil {
 		h.fail(a, err)
@@ -78,7 +92,7 @@ func (h *Handler) delete(a *answer, p nix.CachePath, log *slog.Logger) {
 		h.fail(a, err)
 		return
 	}
-	log.Info("deleted")
+	h.logWrite(p, token).Info("deleted")
 	a.text(http.StatusOK, "OK")
 }
 

@@ -2,8 +2,12 @@ package integration
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"testing"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix/nixtest"
 )
 
 // TestRefusedUploadsChangeNothing: what is cached goes on being served, in an
@@ -84,5 +88,33 @@ func TestRefusedNARsLeaveFillsAlone(t *testing.T) {
 	}
 	if downloads != 1 {
 		t.Errorf("%d downloads for %d readers", downloads, readers)
+	}
+}
+
+// TestNARsAreMeasuredOnce: a narinfo that says something wrong of a large NAR costs
+// one reading of it, however often and with whatever claim it comes.
+func TestNARsAreMeasuredOnce(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o)
+	nar := nixtest.Zstd(signedPackage("measured", 5_000_000).NAR)
+	o.bucket.take()
+	var read int
+	for i := range 4 {
+		claim := signedPackage(fmt.Sprint("measured-as-", i), 5_000_000+1000*i, nixtest.Compressed(nix.CompressionZstd, func([]byte) []byte { return nar }))
+		if i == 0 {
+			o.put(t, narPath(claim)[1:], nar)
+		}
+		for range 2 {
+			c.put(t, narinfoPath(claim), claim.Text()).wantRefusal(t, http.StatusUnprocessableEntity, "decompresses to")
+		}
+	}
+	for _, r := range o.bucket.take() {
+		if r.Method == http.MethodGet && r.Range != "bytes=0-0" {
+			read++
+		}
+	}
+	if read != 1 {
+		t.Errorf("the NAR was read %d times", read)
 	}
 }

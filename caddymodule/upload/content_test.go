@@ -201,15 +201,85 @@ func TestNARGoesBeforeItIsMeasured(t *testing.T) {
 	wantRejected(t, r, infoPath(p), body, NARMissing)
 }
 
+// TestAFileIsReadOnce: whatever narinfos claim of it, one after the other or all at
+// once.
+func TestAFileIsReadOnce(t *testing.T) {
+	zeros := make([]byte, 1<<20)
+	for name, file := range map[string][]byte{
+		"another NAR": nixtest.Zstd(make([]byte, 5000)),
+		"garbage":     []byte("garbage"),
+		"cut off":     nixtest.Zstd(zeros)[:20],
+		"a bomb":      bytes.Repeat(nixtest.Zstd(zeros), 2*unaskedSize>>20),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, m := newReceiver()
+			claims := make([]nixtest.Package, 8)
+			for i := range claims {
+				claims[i] = nixtest.NewPackage(fmt.Sprint("hello-", i), 100+10_000*i, nixtest.SignedBy(key1),
+					nixtest.Compressed(nix.CompressionZstd, func([]byte) []byte { return file }))
+			}
+			push(t, m, claims[0])
+			var uploads sync.WaitGroup
+			for range 2 {
+				for _, p := range claims {
+					uploads.Go(func() {
+						_, err := r.Receive(t.Context(), infoPath(p), announced(p.Text()))
+						if rejected, ok := errors.AsType[*RejectedError](err); !ok || rejected.Reason != Mismatch {
+							t.Errorf("%v, want a mismatch", err)
+						}
+					})
+				}
+				uploads.Wait()
+			}
+			if got := m.Ops("open"); got != 1 {
+				t.Errorf("the NAR was read %d times", got)
+			}
+		})
+	}
+}
+
+// TestMeasuringIsShared: who has many large files measured doesn't keep another's
+// waiting.
+func TestMeasuringIsShared(t *testing.T) {
+	r, m := newReceiver()
+	zstd := func(name string) (nixtest.Package, Body) {
+		p := nixtest.NewPackage(name, 1000, nixtest.Compressed(nix.CompressionZstd, nixtest.Zstd), nixtest.SignedBy(key1))
+		return p, push(t, m, p)
+	}
+	other, others := zstd("other")
+	others.From = "other"
+	held, release := make(chan struct{}, 10), make(chan struct{})
+	m.OnOpen(func(path string, _ origin.OpenOptions) error {
+		if path != other.NARInfo.URL() {
+			held <- struct{}{}
+			<-release
+		}
+		return nil
+	})
+	var uploads sync.WaitGroup
+	for i := range cap(held) {
+		p, body := zstd(fmt.Sprint("many-", i))
+		body.From = "greedy"
+		uploads.Go(func() { r.Receive(t.Context(), infoPath(p), body) })
+	}
+	for range 3 {
+		<-held
+	}
+	wantOutcome(t, r, infoPath(other), others, Stored)
+	close(release)
+	uploads.Wait()
+}
+
 func TestContentsAreBounded(t *testing.T) {
 	var c contents
 	for i := range 2 * maxContents {
 		var hash nix.SHA256
 		binary.LittleEndian.PutUint64(hash[:], uint64(i))
 		path := nix.NARPath(hash, nix.CompressionXZ)
-		c.add(path, content.Content{Size: int64(i)})
-		c.add(path, content.Content{Size: int64(i)})
-		if got, ok := c.get(path); !ok || got.Size != int64(i) {
+		got := measurement{content: content.Content{Size: int64(i)}}
+		c.add(path, got)
+		c.add(path, got)
+		if known, ok := c.get(path); !ok || known != got {
 			t.Fatalf("%d is not remembered", i)
 		}
 	}
@@ -230,8 +300,8 @@ func TestWhatNobodyAskedFor(t *testing.T) {
 			r, m := newReceiver()
 			p := nixtest.NewPackage("hello", 1000, nixtest.Compressed(c, func([]byte) []byte { return file }), nixtest.SignedBy(key1))
 			wantOutcome(t, r, p.NARInfo.NARPath(), announced(file), Stored)
-			if got, ok := r.contents.get(p.NARInfo.NARPath()); ok {
-				t.Errorf("it was decompressed to its end, %d bytes", got.Size)
+			if got, _ := r.contents.get(p.NARInfo.NARPath()); got.err == nil {
+				t.Errorf("it was decompressed to its end, %d bytes", got.content.Size)
 			}
 			wantRejected(t, r, infoPath(p), announced(p.Text()), Mismatch)
 

@@ -27,7 +27,7 @@ func (r *Receiver) receiveNARInfo(ctx context.Context, path nix.CachePath, body 
 	if err := r.requireReferences(ctx, n); err != nil {
 		return "", err
 	}
-	if err := r.requireContent(ctx, n); err != nil {
+	if err := r.requireContent(ctx, n, body.From); err != nil {
 		return "", err
 	}
 	if err := r.sign(n); err != nil {
@@ -39,7 +39,7 @@ func (r *Receiver) receiveNARInfo(ctx context.Context, path nix.CachePath, body 
 			err = &origin.UnavailableError{Op: "create", Path: path.String(), Err: errors.New("other writers kept coming between")}
 			break
 		}
-		outcome, err = r.mergeNARInfo(ctx, path, n)
+		outcome, err = r.mergeNARInfo(ctx, path, n, body.From)
 	}
 	if err != nil {
 		return "", err
@@ -108,14 +108,14 @@ func (r *Receiver) requireNAR(ctx context.Context, n *nix.NARInfo) error {
 
 // requireUsable checks a narinfo that is there: what it tells of its NAR is not
 // signed, so that whoever came first may have attached one that clients can't read.
-func (r *Receiver) requireUsable(ctx context.Context, present *nix.NARInfo) error {
+func (r *Receiver) requireUsable(ctx context.Context, present *nix.NARInfo, from string) error {
 	if err := r.requireNAR(ctx, present); err != nil {
 		return err
 	}
 	if err := requireFileSize(present); err != nil {
 		return err
 	}
-	return r.requireContent(ctx, present)
+	return r.requireContent(ctx, present, from)
 }
 
 func narMissing(n *nix.NARInfo) error {
@@ -129,7 +129,7 @@ func (r *Receiver) writeNARInfo(ctx context.Context, n *nix.NARInfo, opts origin
 // mergeNARInfo brings n together with the narinfo that is there: the one there
 // stays, and gains n's signatures. Where both say different things of one store
 // path, as after a build that is not reproducible, the one there stays as it is.
-func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.NARInfo) (Outcome, error) {
+func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.NARInfo, from string) (Outcome, error) {
 	present, version, err := r.readNARInfo(ctx, path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Stored, r.writeNARInfo(ctx, n, origin.CreateOptions{IfAbsent: true})
@@ -146,7 +146,7 @@ func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.
 	if divergent {
 		return r.diverged(path, present, n)
 	}
-	merged, err := r.merged(ctx, present, n)
+	merged, err := r.merged(ctx, present, n, from)
 	if err != nil || merged == nil {
 		return Unchanged, err
 	}
@@ -155,10 +155,10 @@ func (r *Receiver) mergeNARInfo(ctx context.Context, path nix.CachePath, n *nix.
 
 // merged returns what should be at the path in place of present; nil if that
 // is present itself.
-func (r *Receiver) merged(ctx context.Context, present, n *nix.NARInfo) (*nix.NARInfo, error) {
+func (r *Receiver) merged(ctx context.Context, present, n *nix.NARInfo, from string) (*nix.NARInfo, error) {
 	m := *present
 	if present.URL() != n.URL() {
-		err := r.requireUsable(ctx, present)
+		err := r.requireUsable(ctx, present, from)
 		if _, useless := errors.AsType[*RejectedError](err); useless {
 			r.Log.Warn("narinfo at the origin replaced, since its NAR is of no use", "path", nix.NARInfoPath(n.StorePath).String(), "error", err)
 			m = *n

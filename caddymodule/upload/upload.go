@@ -14,7 +14,8 @@
 // Listings, logs, realisations and debug info are not signed: of these the form
 // is checked, and the latest upload stays.
 //
-// The package deliberately knows nothing of HTTP, of who uploads, and of caches.
+// The package deliberately knows nothing of HTTP, of what uploaders may do, and of
+// caches.
 package upload
 
 import (
@@ -72,6 +73,7 @@ type Body struct {
 	io.Reader
 	Size     int64  // in bytes as sent, -1 if not announced
 	Encoding string // Content-Encoding; "" for none
+	From     string // whose it is: what is scarce is shared between these
 }
 
 // Receiver takes uploads for one origin. All methods may be called concurrently.
