@@ -38,6 +38,7 @@ nix-store --query --hash $paths`, "requisites", root)
 // TestPushOfManyPaths: a push costs the origin no more than it must, and what was
 // pushed comes down again.
 func TestPushOfManyPaths(t *testing.T) {
+	t.Parallel()
 	o := r2Origin(t)
 	c := startFastCache(t, o)
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
@@ -74,6 +75,7 @@ func TestPushOfManyPaths(t *testing.T) {
 // TestPushesThatOverlap: four clients of both kinds push at once closures that
 // share half of their paths, each with a compression of its own.
 func TestPushesThatOverlap(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCaddy(t, site("http://localhost", cacheDirective(o)))
 		const each = 40
@@ -114,6 +116,7 @@ func TestPushesThatOverlap(t *testing.T) {
 // TestSignAgain: `nix store sign --store` adds a signature to what is in the
 // cache, without its NAR.
 func TestSignAgain(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		second := "trusted_public_key " + otherKey.PublicKey().String()
 		c := startCaddy(t, site("http://localhost", cacheDirective(o, second)))
@@ -163,6 +166,7 @@ func putsOfNARInfos(t *testing.T, lines []string) (puts int) {
 // TestCompressionsOfClients: every compression and way to compress that clients
 // have settings for.
 func TestCompressionsOfClients(t *testing.T) {
+	t.Parallel()
 	c := startCaddy(t, site("http://localhost", cacheDirective(dirOrigin(t), everyCompression)))
 	settings := []string{"compression=none", "compression=gzip", "compression=lz4", "compression=lzip",
 		"compression=xz&parallel-compression=true", "compression=zstd&parallel-compression=true&compression-level=19"}
@@ -202,6 +206,7 @@ const divergentNix = `{ nonce }: derivation {
 // TestDivergentBuilds: of two builds of one path the first stays, the push of the
 // second succeeds, and the operator sees both hashes.
 func TestDivergentBuilds(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCaddy(t, site("http://localhost", cacheDirective(o)))
 		forEachNix(t, func(t *testing.T, flavor nixFlavor) {

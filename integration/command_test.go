@@ -132,6 +132,7 @@ func TestKeygen(t *testing.T) {
 // TestSignedByTheServer: a client that knows the server's key alone can use what
 // a builder signed with another.
 func TestSignedByTheServer(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		file, public := keygen(t, tempDir(t), "server-1")
 		c := startCache(t, o, "sign_with "+file)
@@ -158,6 +159,7 @@ func TestSignedByTheServer(t *testing.T) {
 // TestKeyRotation: what is stored gains the signature of a new key beside a
 // running server, which shows it at once.
 func TestKeyRotation(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCache(t, o)
 		file, public := keygen(t, c.dir, "server-2")
@@ -254,6 +256,7 @@ func TestSignIsInterrupted(t *testing.T) {
 }
 
 func TestVerifyCommand(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCache(t, o)
 		whole, damaged := signedPackage("whole", 100_000), signedPackage("damaged", 100_000)

@@ -53,6 +53,7 @@ func readCases(o *testOrigin, p nixtest.Package) []readCase {
 
 // TestReads has a subtest for each statement of the contract on reads.
 func TestReads(t *testing.T) {
+	t.Parallel()
 	etags := map[string]string{} // of each kind of file, whatever the origin
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		p := signedPackage("reads", 100_000)

@@ -13,6 +13,7 @@ import (
 
 // TestWrites has a subtest for each row of the contract's table of writes.
 func TestWrites(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCache(t, o,
 			"token reader "+readToken+" read",

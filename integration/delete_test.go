@@ -91,6 +91,7 @@ func TestDeleteInAnOutage(t *testing.T) {
 // TestJanitor deletes pairs one after the other from among many packages: but
 // for the first of them that costs listings only.
 func TestJanitor(t *testing.T) {
+	t.Parallel()
 	const packages, deleted = 1100, 5 // more than fit a page of a listing
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := deleter(t, o)

@@ -78,6 +78,7 @@ func pushOptions(flavor nixFlavor, setting string) []string {
 // TestNixListings: a listing says of a path what Nix itself says of it, however
 // it was sent, and of debug info where it lies.
 func TestNixListings(t *testing.T) {
+	t.Parallel()
 	c := startCache(t, dirOrigin(t))
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
 		for _, option := range pushOptions(flavor, "ls-compression") {
@@ -133,6 +134,7 @@ func testDebugInfo(t *testing.T, c *cache, root string) {
 
 // TestNixLogs: a build log that one client sends another one can read.
 func TestNixLogs(t *testing.T) {
+	t.Parallel()
 	c := startCache(t, dirOrigin(t))
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
 		for _, option := range pushOptions(flavor, "log-compression") {
@@ -160,6 +162,7 @@ func TestNixLogs(t *testing.T) {
 // TestNixRealisations: a derivation whose output is addressed by its content is
 // not built again where the cache has its realisation.
 func TestNixRealisations(t *testing.T) {
+	t.Parallel()
 	c := startCache(t, dirOrigin(t))
 	const features = "experimental-features = nix-command ca-derivations"
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {

@@ -57,6 +57,7 @@ func (c *caddy) wantLog(tb testing.TB, text string) {
 
 // TestOIDCPush: `nix copy` with a job's token in the netrc file.
 func TestOIDCPush(t *testing.T) {
+	t.Parallel()
 	key := newOIDCKey(t, "one")
 	is := startIssuer(t, key)
 	c := startCaddy(t, site("http://localhost", cacheDirective(dirOrigin(t), is.directive())))

@@ -63,6 +63,7 @@ func TestRequiredReferences(t *testing.T) {
 // TestRequiredReferencesOfClosures: Nix sends references first, also where
 // several clients push one closure at a time.
 func TestRequiredReferencesOfClosures(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCaddy(t, site("http://localhost", cacheDirective(o, "require_references same_cache")))
 		forEachNix(t, func(t *testing.T, flavor nixFlavor) {

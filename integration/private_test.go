@@ -108,6 +108,7 @@ func TestPrivateBesidePublic(t *testing.T) {
 // TestPrivateNix: with a password in netrc a private cache is like any other;
 // without one both Nixes take all files for missing.
 func TestPrivateNix(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCaddy(t, site("http://localhost", cacheDirective(o, privateLines...)))
 		forEachNix(t, func(t *testing.T, flavor nixFlavor) {
@@ -139,6 +140,7 @@ func TestPrivateNix(t *testing.T) {
 // TestPrivatePushWithoutRead: such a client takes all for missing, and sends it
 // each time.
 func TestPrivatePushWithoutRead(t *testing.T) {
+	t.Parallel()
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
 		c := startCaddy(t, site("http://localhost", cacheDirective(dirOrigin(t), append(privateLines, "name private")...)))
 		builder := newNixClient(t, flavor)

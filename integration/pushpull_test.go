@@ -13,6 +13,7 @@ func withPassword(url, token string) string {
 // TestPushAndPull: a closure goes up and comes down into an empty store with
 // signatures checked, byte by byte the same.
 func TestPushAndPull(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCaddy(t, site("http://localhost", cacheDirective(o))+site("https://localhost", cacheDirective(o)))
 		forEachNix(t, func(t *testing.T, flavor nixFlavor) {
@@ -45,6 +46,7 @@ func testPushAndPull(t *testing.T, c *caddy, url string, flavor nixFlavor) {
 
 // TestCompressions: each compression that a client offers, and none.
 func TestCompressions(t *testing.T) {
+	t.Parallel()
 	c := startCaddy(t, site("http://localhost", cacheDirective(dirOrigin(t))))
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
 		for _, compression := range []string{"none", "xz", "zstd", "bzip2", "br"} {
@@ -61,6 +63,7 @@ func TestCompressions(t *testing.T) {
 
 // TestBothNixesShareACache: what the one pushes the other can use.
 func TestBothNixesShareACache(t *testing.T) {
+	t.Parallel()
 	c := startCaddy(t, site("http://localhost", cacheDirective(dirOrigin(t))))
 	for i, flavor := range nixFlavors {
 		builder := newNixClient(t, flavor)

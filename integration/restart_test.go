@@ -8,6 +8,7 @@ import (
 // TestRestartWithAWarmDisk: what the disk tier holds is not asked of the bucket
 // again, whether Caddy ended in peace or not.
 func TestRestartWithAWarmDisk(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]func(*caddy, testing.TB){"stopped": (*caddy).stop, "killed": (*caddy).kill} {
 		t.Run(name, func(t *testing.T) {
 			o := r2Origin(t)

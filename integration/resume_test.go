@@ -78,6 +78,7 @@ func (b *cutBody) Read(p []byte) (int, error) {
 
 // TestCutTransferIsResumed: a client whose NAR breaks off asks for the rest.
 func TestCutTransferIsResumed(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCaddy(t, site("http://localhost", cacheDirective(o)))
 		forEachNix(t, func(t *testing.T, flavor nixFlavor) {

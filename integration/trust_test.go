@@ -20,6 +20,7 @@ func wantFailure(t *testing.T, out string, err error, texts ...string) {
 
 // TestCredentials: who may push, and what the others are told.
 func TestCredentials(t *testing.T) {
+	t.Parallel()
 	c := startCaddy(t, site("http://localhost", cacheDirective(dirOrigin(t)))+site("https://localhost", cacheDirective(dirOrigin(t))))
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
 		for name, url := range map[string]string{"HTTP": c.HTTP, "HTTPS": c.HTTPS} {
@@ -53,6 +54,7 @@ func TestCredentials(t *testing.T) {
 // TestUntrustedPushes: a user sees why a narinfo was refused, and it is not
 // there afterwards.
 func TestUntrustedPushes(t *testing.T) {
+	t.Parallel()
 	c := startCaddy(t, site("http://localhost", cacheDirective(dirOrigin(t)))+site("https://localhost", cacheDirective(dirOrigin(t))))
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
 		for name, url := range map[string]string{"HTTP": c.HTTP, "HTTPS": c.HTTPS} {
@@ -83,6 +85,7 @@ func TestUntrustedPushes(t *testing.T) {
 // TestClientsCheckSignatures: what an open cache took in without a signature
 // helps nobody, so that the other tests' pulls do show that signatures pass.
 func TestClientsCheckSignatures(t *testing.T) {
+	t.Parallel()
 	o := dirOrigin(t)
 	c := startCaddy(t, site("http://localhost", "nix_cache {\n\t\t"+o.caddyfile+"\n\t\tupload_token "+uploadToken+"\n\t}"))
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {

@@ -46,6 +46,7 @@ func unsignedFiles(name string) []unsignedFile {
 
 // TestUnsignedFiles has a subtest for what the contract says of each of them.
 func TestUnsignedFiles(t *testing.T) {
+	t.Parallel()
 	forEachOrigin(t, func(t *testing.T, o *testOrigin) {
 		c := startCache(t, o, "token reader "+readToken+" read", "token deleter "+deleteToken+" upload delete")
 		for _, test := range []struct {
