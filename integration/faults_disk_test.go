@@ -418,6 +418,31 @@ func TestDiskDirectoryOfOthers(t *testing.T) {
 	}
 }
 
+// TestDiskEntryCutWhileServedByHTTP2: so does one to which the kernel can't copy.
+func TestDiskEntryCutWhileServedByHTTP2(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCaddy(t, site("https://localhost", cacheDirective(o)))
+	c.logged(t, "certificate obtained successfully")
+	p := signedPackage("cut-http2", 12_000_000)
+	o.lay(t, p)
+	client := &cache{caddy: c, origin: o, base: c.HTTPS, http: c.client(t)}
+	client.getUntil(t, narPath(p), diskHit)
+	resp, err := client.send(t.Context(), client.http, "GET", narPath(p), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	head := make([]byte, 1000)
+	if _, err := io.ReadFull(resp.Body, head); err != nil || resp.ProtoMajor != 2 {
+		t.Fatalf("first bytes by %s: %v", resp.Proto, err)
+	}
+	change(t, client, narPath(p), func(file string) error { return os.Truncate(file, 11_000_000) })
+	if err := sameBytes(io.MultiReader(bytes.NewReader(head), resp.Body), p.File); err != nil {
+		t.Error(err)
+	}
+}
+
 // mountBtrfs mounts a btrfs, which has a checksum of each block, on a file.
 func mountBtrfs(tb testing.TB) (dir, image string) {
 	tb.Helper()

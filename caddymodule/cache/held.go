@@ -63,12 +63,11 @@ func (h *held) put(p *passage) {
 	if p == nil {
 		return
 	}
-	h.passage.Store(p)
 	if h.timer == nil {
 		h.timer = time.AfterFunc(crowdPatience, h.expire)
-	} else {
-		h.timer.Reset(crowdPatience)
 	}
+	h.passage.Store(p) // whoever sees it, sees the timer
+	h.timer.Reset(crowdPatience)
 }
 
 // take returns the passage, if it is still there, and how long the client was
