@@ -24,6 +24,8 @@ type halfFilled struct {
 	body io.Reader
 	fill *fill
 	gate *origintest.Gate
+
+	readOnly *os.File // what the fill writes
 }
 
 func newHalfFilled(t *testing.T, from int64) *halfFilled {
@@ -40,20 +42,21 @@ func newHalfFilled(t *testing.T, from int64) *halfFilled {
 	}
 	<-gate.Reached()
 	b.cache.mu.Lock()
-	defer b.cache.mu.Unlock()
-	return &halfFilled{b, p, pkg.File, pkg.File[from+sent:], o.Body, b.cache.mu.flights[b.files.key(p)].fill, gate}
+	fill := b.cache.mu.flights[b.files.key(p)].fill
+	b.cache.mu.Unlock()
+	readOnly, err := os.Open(fill.file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { readOnly.Close() })
+	return &halfFilled{b, p, pkg.File, pkg.File[from+sent:], o.Body, fill, gate, readOnly}
 }
 
 // failDisk has the disk take no more, and the fill go on.
 func (h *halfFilled) failDisk() {
 	h.Helper()
 	defer h.gate.Release()
-	readOnly, err := os.Open(h.fill.file.Name())
-	if err != nil {
-		h.Fatal(err)
-	}
-	defer readOnly.Close()
-	if err := unix.Dup3(int(readOnly.Fd()), int(h.fill.file.Fd()), 0); err != nil {
+	if err := unix.Dup3(int(h.readOnly.Fd()), int(h.fill.file.Fd()), 0); err != nil {
 		h.Fatal(err)
 	}
 }
