@@ -278,7 +278,6 @@ func (f *fill) readOnce(ctx context.Context, i int, body io.ReadCloser) error {
 // verify hashes what has arrived without a gap, and in the end compares.
 func (f *fill) verify(ctx context.Context) error {
 	hash := sha256.New()
-	buf := make([]byte, min(hashBuffer, f.info.Size))
 	for at := int64(0); at < f.info.Size; {
 		there, changed := f.contiguous()
 		if there == at {
@@ -289,12 +288,11 @@ func (f *fill) verify(ctx context.Context) error {
 				return ctx.Err()
 			}
 		}
-		n, err := f.file.ReadAt(buf[:min(int64(len(buf)), there-at)], at)
+		n, err := f.hashSome(hash, at, there)
 		if err != nil {
 			return &diskError{err}
 		}
-		hash.Write(buf[:n])
-		at += int64(n)
+		at += n
 	}
 	if err := checkHash(f.path, hash); err != nil {
 		return err
@@ -304,6 +302,19 @@ func (f *fill) verify(ctx context.Context) error {
 	f.mu.verified = true
 	f.announce()
 	return nil
+}
+
+// hashBuffers are for reuse: of hundreds of fills that wait for their bytes none
+// has one.
+var hashBuffers = sync.Pool{New: func() any { return new([hashBuffer]byte) }}
+
+// hashSome hashes some of what is there from an offset on, and returns how much.
+func (f *fill) hashSome(hash hash.Hash, at, there int64) (int64, error) {
+	buf := hashBuffers.Get().(*[hashBuffer]byte)
+	defer hashBuffers.Put(buf)
+	n, err := f.file.ReadAt(buf[:min(hashBuffer, there-at)], at)
+	hash.Write(buf[:n])
+	return int64(n), err
 }
 
 // checkHash compares the hash of a file with its name.

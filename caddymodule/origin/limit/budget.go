@@ -93,6 +93,10 @@ type Request struct {
 	Op    string // as in origin.UnavailableError
 	Path  string
 
+	// Offset is of the first byte that is read: of one file, what comes first is
+	// waited for most.
+	Offset int64
+
 	// Continues says that the request goes on with what was let in before. It is
 	// not refused for want of room to wait in, since there are only so many, and
 	// waits as long as transfers do, since more than itself would be lost.
@@ -227,4 +231,11 @@ func (p *Place) GiveBack() {
 	if !p.gone.Swap(true) {
 		p.budget.giveBack(p.class)
 	}
+}
+
+// wanted reports whether others wait for such a place.
+func (p *Place) wanted() bool {
+	p.budget.mu.Lock()
+	defer p.budget.mu.Unlock()
+	return p.budget.mu.lines[p.class].len() > 0
 }

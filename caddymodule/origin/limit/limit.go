@@ -4,6 +4,7 @@
 // that wait cost little.
 //
 //	Open, Stat, Delete ── take a place ── ask ── the body is closed ── give it back
+//	                   │                     ── its turn is over: ErrTurnOver
 //	                   ── too many wait, or for too long: BusyError
 //
 // Small requests always have places of their own; clients share the others
@@ -13,10 +14,25 @@ package limit
 
 import (
 	"context"
+	"errors"
 	"io"
+	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 )
+
+// A client gives up a transfer that stands still for 5 minutes. So that each of
+// hundreds moves on over a slow link, a read of a range is over when it has lasted
+// for turnTime, has brought turnBytes, and others wait for its place. Its reader
+// takes it up again there.
+const (
+	turnTime  = 20 * time.Second
+	turnBytes = 1 << 20
+)
+
+// ErrTurnOver is the end of the body of a range that has had its place for so long
+// that it is the turn of others.
+var ErrTurnOver = errors.New("others wait for the origin: to be read on later")
 
 // Origin is an origin, the reads and deletions of which take places from a
 // budget. Create and List pass: they are one request or many, so the origin below
@@ -38,14 +54,15 @@ func New(o origin.Origin, budget *Budget, small func(path string) bool) *Origin 
 // Waiting returns how many requests wait for their place.
 func (o *Origin) Waiting() int { return o.budget.Waiting() }
 
-// Open implements [origin.Reader]. The place is taken until the body is closed.
-// What has an IfMatch goes on with a file that somebody reads already.
+// Open implements [origin.Reader]. The place is taken until the body is closed, or
+// for a range (opts.Length) until its turn is over. What has an IfMatch goes on
+// with a file that somebody reads already.
 func (o *Origin) Open(ctx context.Context, path string, opts origin.OpenOptions) (origin.Info, io.ReadCloser, error) {
 	class := Large
 	if o.small(path) {
 		class = Small
 	}
-	place, err := o.budget.Take(ctx, Request{Class: class, Op: "open", Path: path, Continues: opts.IfMatch != ""})
+	place, err := o.budget.Take(ctx, Request{Class: class, Op: "open", Path: path, Offset: opts.Offset, Continues: opts.IfMatch != ""})
 	if err != nil {
 		return origin.Info{}, nil, err
 	}
@@ -54,7 +71,10 @@ func (o *Origin) Open(ctx context.Context, path string, opts origin.OpenOptions)
 		place.GiveBack()
 		return info, nil, err
 	}
-	return info, &body{ReadCloser: rc, place: place}, nil
+	if opts.Length == 0 {
+		return info, &body{rc, place}, nil
+	}
+	return info, &turn{body: body{rc, place}, until: time.Now().Add(turnTime)}, nil
 }
 
 // Stat implements [origin.Reader].
@@ -86,4 +106,25 @@ type body struct {
 func (b *body) Close() error {
 	defer b.place.GiveBack()
 	return b.ReadCloser.Close()
+}
+
+// turn is the body of a range.
+type turn struct {
+	body
+	until time.Time
+	read  int64
+	over  bool
+}
+
+func (t *turn) Read(p []byte) (int, error) {
+	if t.over {
+		return 0, ErrTurnOver
+	}
+	n, err := t.ReadCloser.Read(p)
+	t.read += int64(n)
+	if err == nil && t.read >= turnBytes && time.Now().After(t.until) && t.place.wanted() {
+		t.over = true
+		t.Close() // what it brought is good; what goes wrong now is no matter
+	}
+	return n, err
 }

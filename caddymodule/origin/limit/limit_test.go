@@ -181,6 +181,82 @@ func TestClientsHaveTurns(t *testing.T) {
 	})
 }
 
+// TestFirstBytesFirst: of what is read of one file.
+func TestFirstBytesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := limit.NewBudget(1)
+		var mu sync.Mutex
+		var sent []int64
+		place := take(t, b, limit.Large)
+		for _, offset := range []int64{30, 10, 20, 10, 0} {
+			go func() {
+				place, err := b.Take(t.Context(), limit.Request{Class: limit.Large, Path: "a", Offset: offset, Continues: true})
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				sent = append(sent, offset)
+				mu.Unlock()
+				place.GiveBack()
+			}()
+			synctest.Wait()
+		}
+		place.GiveBack()
+		synctest.Wait()
+		if want := []int64{0, 10, 10, 20, 30}; !slices.Equal(sent, want) {
+			t.Errorf("sent %v, want %v", sent, want)
+		}
+	})
+}
+
+// TestTurnsEnd: a slow range leaves its place to those who wait, once it has
+// brought something, and not before; one that nobody waits for goes on.
+func TestTurnsEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const mib = 1 << 20
+		m := origintest.NewMemory()
+		m.Put("nar/a.nar", make([]byte, 8*mib))
+		o := limit.New(m, limit.NewBudget(1), small)
+		_, slow, err := o.Open(t.Context(), "nar/a.nar", origin.OpenOptions{Length: 8 * mib})
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := func(n int) error {
+			<-time.After(19 * time.Second)
+			_, err := io.ReadFull(slow, make([]byte, n))
+			return err
+		}
+		if err := errors.Join(read(mib), read(mib), read(mib)); err != nil {
+			t.Fatalf("read while nobody waits: %v", err)
+		}
+		next := make(chan time.Time, 1)
+		go func() {
+			_, body, err := o.Open(t.Context(), "nar/a.nar", origin.OpenOptions{Length: mib})
+			if err != nil {
+				t.Error(err)
+			}
+			next <- time.Now()
+			defer body.Close()
+			<-time.After(21 * time.Second)
+			if _, err := io.Copy(io.Discard, body); err != nil {
+				t.Errorf("the next one: %v, want all that it asked for", err)
+			}
+		}()
+		synctest.Wait()
+		if err := read(mib); err != nil {
+			t.Errorf("read of what was there already: %v", err)
+		}
+		if got := <-next; time.Since(got) != 0 {
+			t.Errorf("the next one waited until %v", got)
+		}
+		if err := read(1); !errors.Is(err, limit.ErrTurnOver) {
+			t.Errorf("read after the turn: %v", err)
+		}
+		slow.Close()
+		<-time.After(time.Minute)
+	})
+}
+
 // TestClassesHaveTurns: a flood of small requests does not keep the others from
 // their places.
 func TestClassesHaveTurns(t *testing.T) {

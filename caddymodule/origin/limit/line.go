@@ -25,7 +25,7 @@ func newWaiter(client netip.Prefix, r Request) *waiter {
 
 // line is the requests of one class that wait.
 //
-//	line ── clients in turn ── files in turn ── requests, the oldest first
+//	line ── clients in turn ── files in turn ── requests, by offset and age
 //
 // So whoever asks for much waits for himself, and of many files of one client
 // each moves on, since a transfer that does not is given up by the client.
@@ -61,7 +61,7 @@ func (l *line) join(w *waiter) {
 		file = list.New()
 		client.files.add(w.request.Path, file)
 	}
-	w.at = file.PushBack(w)
+	w.at = enter(file, w)
 	l.waiting++
 	if w.request.Continues {
 		return
@@ -70,6 +70,16 @@ func (l *line) join(w *waiter) {
 	if l.recent++; l.recent > l.most {
 		l.refuseOne()
 	}
+}
+
+// enter puts a waiter behind all that read from no later offset on.
+func enter(file *list.List, w *waiter) *list.Element {
+	for e := file.Back(); e != nil; e = e.Prev() {
+		if e.Value.(*waiter).request.Offset <= w.request.Offset {
+			return file.InsertAfter(w, e)
+		}
+	}
+	return file.PushFront(w)
 }
 
 func (l *line) refuseOne() {

@@ -55,9 +55,9 @@ var ownImports = map[string][]string{
 	"caddymodule/origin/guard":        {"caddymodule/origin"},
 	"caddymodule/origin/limit":        {"caddymodule/origin"},
 	"caddymodule/origin/origintest":   {"caddymodule/origin"},
-	"caddymodule/origin/r2":           {"caddymodule/origin", "caddymodule/origin/limit"},
+	"caddymodule/origin/r2":           {"caddymodule/internal/stall", "caddymodule/origin", "caddymodule/origin/limit"},
 	"caddymodule/maintain":            {"caddymodule/internal/content", "caddymodule/nix", "caddymodule/origin", "caddymodule/upload"},
-	"caddymodule/upload":              {"caddymodule/internal/content", "caddymodule/internal/decompress", "caddymodule/nix", "caddymodule/origin"},
+	"caddymodule/upload":              {"caddymodule/internal/content", "caddymodule/internal/decompress", "caddymodule/internal/fair", "caddymodule/nix", "caddymodule/origin"},
 }
 
 // confined are the modules that few packages may import outside of their tests.
