@@ -24,11 +24,9 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 )
@@ -53,8 +51,9 @@ type Cache struct {
 	littles    recent // files of which little was wanted
 	repeats    *repeats
 	pieces     *pieces
-	disk       atomic.Pointer[disk.Tier] // nil while it can't be had
+	disk       atomic.Pointer[disk.Tier] // nil while it can't be had; see tier
 	diskErr    atomic.Pointer[error]     // why; nil once it is open
+	attempt    chan opened               // to open it, under way; nil: none
 	toldSmall  atomic.Int64              // the disk tier's limit, of which the log says that it is too small
 	storing    chan struct{}             // a place for each small file being written to disk
 	publishing chan struct{}             // the same for copies of uploads
@@ -124,46 +123,6 @@ func (c *Cache) start() {
 // could otherwise need one for each.
 const maxStoring = 32
 
-// diskRetry is how often a disk tier that can't be had is tried again.
-const diskRetry = 2 * time.Second
-
-// keepOpeningDisk logs an error once, not each time it comes again.
-func (c *Cache) keepOpeningDisk(last error) {
-	tick := time.NewTicker(diskRetry)
-	defer tick.Stop()
-	for {
-		select {
-		case <-c.ctx.Done():
-			return
-		case <-tick.C:
-			err := c.openDisk()
-			if err == nil {
-				c.log.Info("disk tier opened after all", "dir", c.dir)
-				return
-			}
-			if err.Error() != last.Error() {
-				c.logNoDisk(err)
-			}
-			last = err
-		}
-	}
-}
-
-func (c *Cache) openDisk() error {
-	c.mu.Lock()
-	limits := c.mu.limits.Disk
-	c.mu.Unlock()
-	tier, err := disk.Open(c.dir, limits, c.log)
-	if err != nil {
-		c.diskErr.Store(&err)
-		return err
-	}
-	c.disk.Store(tier)
-	c.diskErr.Store(nil)
-	c.limitDisk() // a SetLimits since then has found no tier
-	return nil
-}
-
 // limitDisk gives the disk tier the limits of now, if there is a tier.
 func (c *Cache) limitDisk() {
 	c.limiting.Lock()
@@ -197,29 +156,14 @@ func (c *Cache) SetLimits(limits Limits) {
 	c.limitDisk()
 }
 
-// Reserve takes n bytes of the disk tier's budget for files beside it, on the same
-// file system, until release. It costs no file that was asked for more than once,
-// and never waits.
-func (c *Cache) Reserve(n int64) (release func(), err error) {
-	tier := c.disk.Load()
-	if tier == nil || !tier.Ready() {
-		return nil, errNoTier
-	}
-	return tier.Reserve(n)
-}
-
-var errNoTier = errors.New("the disk tier is not open")
-
 // Tiers reports the state of the tiers.
 func (c *Cache) Tiers() Tiers {
 	t := Tiers{Memory: c.memory.counters(), DiskWanted: c.dir != ""}
 	if tier := c.disk.Load(); tier != nil {
 		t.Disk = tier.Counters()
-		t.DiskOpen = true
+		t.DiskOpen = !tier.Stalled()
 	}
-	if err := c.diskErr.Load(); err != nil {
-		t.DiskErr = *err
-	}
+	t.DiskErr = c.whyNoTier()
 	return t
 }
 
@@ -228,6 +172,6 @@ type Tiers struct {
 	Memory     disk.Counters
 	Disk       disk.Counters
 	DiskWanted bool  // the cache is to have a disk tier
-	DiskOpen   bool  // and it has been opened
-	DiskErr    error // why it has not, and what to do about it
+	DiskOpen   bool  // and it is in use
+	DiskErr    error // why it is not, and what to do about it
 }

@@ -236,7 +236,7 @@ func unavailable(p nix.CachePath, err error) error {
 
 // storeSmall writes a small file to the disk tier.
 func (n *Namespace) storeSmall(f *flight, p nix.CachePath, key string) {
-	tier := n.cache.disk.Load()
+	tier := n.cache.tier()
 	if tier == nil {
 		return
 	}
@@ -273,7 +273,7 @@ func (n *Namespace) fetchLarge(ctx context.Context, f *flight, p nix.CachePath, 
 		n.refuse(f, p, key, err)
 		return
 	}
-	file, err := n.cache.disk.Load().Create(key, info.Size)
+	file, err := n.cache.create(key, info.Size)
 	if err != nil {
 		body.Close()
 		n.logNotStored(p, info.Size, err)

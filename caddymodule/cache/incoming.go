@@ -1,7 +1,9 @@
 package cache
 
 import (
+	"errors"
 	"io"
+	"sync"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
@@ -83,7 +85,7 @@ func (in *Incoming) take(p []byte) {
 	end := in.at + int64(len(p))
 	err := in.makeRoom(end)
 	if err == nil {
-		_, err = in.copy.WriteAt(p, in.at)
+		err = writeCopies(in.copy, p, in.at)
 	}
 	if err != nil {
 		in.giveUp(err)
@@ -92,13 +94,35 @@ func (in *Incoming) take(p []byte) {
 	in.at = end
 }
 
+// copies are buffers for reuse.
+var copies = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
+// writeCopies writes copies of the bytes, since a write to a disk that stalls goes
+// on while its caller uses them again.
+func writeCopies(to *disk.File, p []byte, at int64) error {
+	for len(p) > 0 {
+		buf := copies.Get().(*[copyBuffer]byte)
+		n := copy(buf[:], p)
+		_, err := to.WriteAt(buf[:n], at)
+		if !errors.Is(err, disk.ErrStalled) {
+			copies.Put(buf)
+		}
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+		at += int64(n)
+	}
+	return nil
+}
+
 // begin opens the copy, if the tier can take one at once.
 func (in *Incoming) begin() {
 	c := in.in.cache
 	if !c.hold() {
 		return
 	}
-	if tier := c.disk.Load(); tier != nil && tier.Ready() {
+	if tier := c.tier(); tier != nil && tier.Ready() {
 		in.create(tier)
 	}
 	if in.copy == nil {
@@ -159,7 +183,7 @@ func (in *Incoming) Publish() {
 	if in.ended {
 		return
 	}
-	if in.copy == nil || !in.whole {
+	if in.copy == nil || !in.whole || in.in.cache.tier() == nil {
 		in.Drop()
 		return
 	}

@@ -151,7 +151,7 @@ func (n *Namespace) Open(ctx context.Context, p nix.CachePath, want Wanted) (*Ob
 // large one that is local already, or while there is no disk tier.
 func (n *Namespace) passes(p nix.CachePath) bool {
 	k := kinds[p.Kind()]
-	return k.mutable || k.small == 0 && (n.local() || n.cache.disk.Load() == nil)
+	return k.mutable || k.small == 0 && (n.local() || n.cache.tier() == nil)
 }
 
 // lookup asks the tiers, the negative entries and the damage. Neither object nor
@@ -172,14 +172,14 @@ func (n *Namespace) lookup(ctx context.Context, p nix.CachePath, key string, wan
 // fromDisk opens a file from the disk tier; nil if it isn't there, or the disk
 // can't be read.
 func (n *Namespace) fromDisk(ctx context.Context, p nix.CachePath, key string, client netip.Addr) *Object {
-	tier := n.cache.disk.Load()
+	tier := n.cache.tier()
 	if tier == nil || n.local() {
 		return nil
 	}
 	forgets := n.cache.forgets.Load()
 	f, meta, err := tier.Open(key, func(f *os.File) error { return checkFile(p, f) })
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, disk.ErrStalled) {
 			n.log.Error("disk tier not used for this file", "path", p.String(), "error", err)
 		}
 		return nil
@@ -296,7 +296,7 @@ func (n *Namespace) statTiers(p nix.CachePath, key string) (Info, Result, bool) 
 		}
 		return Info{}, Miss, false
 	}
-	tier := n.cache.disk.Load()
+	tier := n.cache.tier()
 	if tier == nil || n.local() {
 		return Info{}, Miss, false
 	}

@@ -23,6 +23,8 @@
 // not evicted. One that is removed all the same stays readable to its readers, and
 // its space counts until they have closed it.
 //
+// While the disk hangs, nobody does: see ErrStalled.
+//
 // The package deliberately doesn't know what it stores, coalesces nothing and
 // never waits for an origin.
 package disk
@@ -40,6 +42,8 @@ import (
 
 	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
+
+	"github.com/stevedores-org/nix-cache/caddymodule/internal/stall"
 )
 
 // ErrNoRoom says that a file can't be taken in: it is larger than the limit
@@ -92,6 +96,7 @@ type Tier struct {
 	dir    string
 	log    *slog.Logger
 	lock   *dirLock
+	disk   *stall.Watch
 	serial atomic.Uint64
 
 	trusted trusted
@@ -110,6 +115,7 @@ type Tier struct {
 // files that are not a tier's. The error says what to do about it.
 func Open(dir string, limits Limits, log *slog.Logger) (*Tier, error) {
 	t := &Tier{dir: dir, log: log, scanned: make(chan struct{}), stop: make(chan struct{})}
+	t.disk = stall.New(t.stalled)
 	t.index.init(limits)
 	if err := t.take(); err != nil {
 		return nil, fmt.Errorf("open disk tier %s: %w", dir, advised(dir, err))
@@ -143,7 +149,7 @@ func (t *Tier) take() (err error) {
 func (t *Tier) Close() error {
 	close(t.stop)
 	<-t.scanned
-	return errors.Join(t.trusted.leave(t.dir), t.lock.Close())
+	return t.leave()
 }
 
 // Ready reports whether Create need not wait for the names to be read.
@@ -183,7 +189,7 @@ func (t *Tier) Open(key string, check func(*os.File) error) (*Handle, Meta, erro
 			t.log.Warn("disk tier entry dropped: the file was changed by somebody else", "file", t.path(e.name), "error", err)
 		}
 		return nil, Meta{}, fs.ErrNotExist
-	case !isExhaustion(err):
+	case !isExhaustion(err) && !errors.Is(err, ErrStalled):
 		t.removeNamed(e.name, key)
 	}
 	return nil, Meta{}, fmt.Errorf("open disk tier entry: %w", err)
@@ -199,9 +205,18 @@ type Handle struct {
 
 // Close closes the file. It may be called once.
 func (h *Handle) Close() error {
-	err := h.File.Close()
+	err := h.close()
 	h.tier.closed(h.entry)
 	return err
+}
+
+// close leaves the closing of a deleted file, with which the file system frees it,
+// to when the disk answers.
+func (h *Handle) close() error {
+	if !h.tier.index.isDeleted(h.entry) {
+		return h.File.Close()
+	}
+	return h.tier.disk.Finish(patience, h.File.Close)
 }
 
 // closed undoes a use of an entry.
@@ -213,7 +228,7 @@ func (t *Tier) closed(e *entry) {
 
 // openGood opens an entry's file and has it checked if need be.
 func (t *Tier) openGood(e *entry, good int64, check func(*os.File) error) (*os.File, error) {
-	f, err := os.Open(t.path(e.name))
+	f, err := t.openFile(func() (*os.File, error) { return os.Open(t.path(e.name)) }, func(f *os.File) { f.Close() })
 	if err != nil {
 		return nil, err
 	}
@@ -244,11 +259,13 @@ func (t *Tier) checkOnce(e *entry, f *os.File, check func(*os.File) error) error
 		if err := check(f); err != nil {
 			return nil, fmt.Errorf("%w: %w", errNotStored, err)
 		}
-		modified, err := renew(f.Name())
-		if err == nil {
-			t.index.checked(e.key(), e.name, modified)
-		}
-		return nil, err
+		return nil, t.do(func() error {
+			modified, err := renew(f.Name())
+			if err == nil {
+				t.index.checked(e.key(), e.name, modified)
+			}
+			return err
+		})
 	})
 	return err
 }
@@ -281,14 +298,18 @@ func (t *Tier) Stat(key string) (Meta, bool) {
 }
 
 // Remove takes the file stored under key out of the index and off the disk
-// before it returns. Absence is fine.
+// before it returns, or off a disk that stalls when it answers again. Absence is
+// fine.
 func (t *Tier) Remove(key string) error {
 	t.load(shardOf(key))
 	e, ok := t.index.take(key)
 	if !ok {
 		return nil
 	}
-	return t.unlink(e)
+	if err := t.unlink(e); !errors.Is(err, ErrStalled) {
+		return err
+	}
+	return nil
 }
 
 // Drop removes the entry that an open file of the tier belongs to, since its bytes
@@ -305,20 +326,6 @@ func (t *Tier) removeNamed(name, key string) bool {
 		t.unlink(e)
 	}
 	return ok
-}
-
-// unlink deletes a file whose entry has left the index, then gives its space
-// back: the other way round, du could exceed the limit. A file that can't be
-// deleted keeps its space reserved.
-func (t *Tier) unlink(e *entry) error {
-	err := os.Remove(t.path(e.name))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		t.index.stuck(e)
-		t.log.Error("disk tier file not removed", "error", err)
-		return fmt.Errorf("remove disk tier entry: %w", err)
-	}
-	t.index.deleted(e)
-	return nil
 }
 
 // SetLimits changes the limits, and evicts what is over them.

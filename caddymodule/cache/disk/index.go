@@ -140,6 +140,13 @@ func (x *index) closed(e *entry) (over bool) {
 	return x.isOver()
 }
 
+// isDeleted reports whether the file of an entry has been deleted.
+func (x *index) isDeleted(e *entry) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return e.deleted
+}
+
 // isOver is called with the lock held.
 func (x *index) isOver() bool { return x.mu.reserved-x.mu.leaving > x.mu.limits.Bytes }
 

@@ -129,7 +129,11 @@ func (t *Tier) reserve(n int64, of need) error {
 				return err
 			}
 		case left != nil:
-			<-left
+			select {
+			case <-left:
+			case <-t.disk.Began():
+				return ErrStalled
+			}
 		default:
 			return fmt.Errorf("%w: %d bytes don't fit the limit beside what may not go for them", ErrNoRoom, n)
 		}
@@ -154,24 +158,23 @@ func (t *Tier) keepFree(n int64, of need) error {
 // shortOf returns by how much the file system's free space is too small for n
 // more bytes.
 func (t *Tier) shortOf(n int64) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(int(t.lock.Fd()), &st); err != nil {
-		return 0, fmt.Errorf("statfs %s: %w", t.dir, err)
+	st, err := t.statfs()
+	if err != nil {
+		return 0, err
 	}
 	return t.index.minFree() + n - int64(st.Bavail)*int64(st.Bsize), nil
 }
 
 func (t *Tier) allocate(size int64, of need) (f *os.File, err error) {
 	err = t.evictingFiles(of, func() error {
-		f, err = createIn(t.staging())
+		f, err = t.openFile(func() (*os.File, error) { return createIn(t.staging()) }, discard)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := t.evictingBytes(size, of, func() error { return preallocate(f, size) }); err != nil {
-		f.Close()
-		os.Remove(f.Name())
+	if err := t.preallocate(f, size, of); err != nil {
+		t.disk.Finish(patience, func() error { discard(f); return nil })
 		return nil, err
 	}
 	return f, nil
@@ -189,6 +192,12 @@ func createIn(dir string) (*os.File, error) {
 }
 
 // preallocate finds out now, not in the middle, that the disk is full.
+func (t *Tier) preallocate(f *os.File, size int64, of need) error {
+	return t.evictingBytes(size, of, func() error {
+		return t.do(func() error { return preallocate(f, size) })
+	})
+}
+
 func preallocate(f *os.File, size int64) error {
 	if size == 0 {
 		return nil
@@ -228,14 +237,14 @@ func (f *File) grow(size int64) error {
 		return err
 	}
 	f.size = size // also after an error: some of it may be taken up
-	if err := f.tier.evictingBytes(more, f.need, func() error { return preallocate(f.File, size) }); err != nil {
+	if err := f.tier.preallocate(f.File, size, f.need); err != nil {
 		return fmt.Errorf("grow disk tier entry: %w", err)
 	}
 	return nil
 }
 
 func (f *File) shrink(size int64) error {
-	if err := f.Truncate(size); err != nil {
+	if err := f.tier.do(func() error { return f.Truncate(size) }); err != nil {
 		return fmt.Errorf("shrink disk tier entry: %w", err)
 	}
 	f.tier.index.release(costOf(f.size) - costOf(size))
@@ -243,13 +252,18 @@ func (f *File) shrink(size int64) error {
 	return nil
 }
 
-// WriteAt implements [io.WriterAt].
-func (f *File) WriteAt(b []byte, off int64) (n int, err error) {
-	err = f.tier.evictingBytes(int64(len(b)), f.need, func() error {
-		n, err = f.File.WriteAt(b, off)
-		return err
+// WriteAt implements [io.WriterAt]. After ErrStalled it may still be reading b.
+func (f *File) WriteAt(b []byte, off int64) (int, error) {
+	err := f.tier.evictingBytes(int64(len(b)), f.need, func() error {
+		return f.tier.do(func() error {
+			_, err := f.File.WriteAt(b, off)
+			return err
+		})
 	})
-	return n, err
+	if err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // Commit brings the file into the tier under its key with that tag. The bytes
@@ -270,7 +284,7 @@ func (f *File) Commit(tag string, admit func() bool) error {
 
 func (f *File) publish(tag string, admit func() bool) error {
 	if tag == "" { // else readers compare the bytes with the tag
-		if err := unix.Fdatasync(int(f.Fd())); err != nil {
+		if err := f.tier.disk.Do(syncPatience, func() error { return unix.Fdatasync(int(f.Fd())) }, nil); err != nil {
 			return err
 		}
 	}
@@ -296,6 +310,11 @@ func (f *File) publish(tag string, admit func() bool) error {
 
 func (t *Tier) moveIn(staged, name string) error {
 	to := t.path(name)
+	return t.disk.Do(patience, func() error { return rename(staged, to) }, func() { os.Remove(to) })
+}
+
+// rename makes the directory that it renames to, if need be.
+func rename(staged, to string) error {
 	err := os.Rename(staged, to)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -311,8 +330,8 @@ func (f *File) Abort() error {
 	if !f.end(nil) {
 		return nil
 	}
-	err := os.Remove(f.Name())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	err := f.tier.disk.Finish(patience, func() error { return os.Remove(f.Name()) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, ErrStalled) {
 		return fmt.Errorf("abort disk tier entry: %w", err)
 	}
 	f.mu.Lock()
@@ -324,7 +343,7 @@ func (f *File) Abort() error {
 
 // Close closes the file. What was aborted takes up its space up to then.
 func (f *File) Close() error {
-	err := f.File.Close()
+	err := f.tier.disk.Finish(patience, f.File.Close)
 	f.mu.Lock()
 	closed, e := f.mu.closed, f.mu.entry
 	f.mu.closed = true

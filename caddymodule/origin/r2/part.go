@@ -208,7 +208,7 @@ func (p *part) release() {
 	p.spool.endTurn(p)
 	p.chunks = nil
 	if p.file != nil {
-		p.file.Close()
+		p.spool.disk.Finish(spoolPatience, p.file.Close) // frees it, which may take as long as a write
 		p.file = nil
 	}
 	for _, room := range p.rooms {

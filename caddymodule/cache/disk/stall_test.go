@@ -1,0 +1,98 @@
+package disk
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// hang has an operation on the tier's disk hang until it is released.
+func hang(tier *Tier) (release func()) {
+	thaw := make(chan struct{})
+	tier.do(func() error { <-thaw; return nil })
+	return func() { close(thaw) }
+}
+
+// TestAStalledDisk holds nobody up, and what was to be deleted meanwhile is deleted
+// when it answers.
+func TestAStalledDisk(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		log, to := newLog()
+		tier := openLogged(t, dir, roomy, to)
+		defer tier.Close()
+		for _, key := range []string{"key", "open", "removed", "evicted"} {
+			mustStore(t, tier, key, mib)
+		}
+		open, removed := hold(t, tier, "open"), hold(t, tier, "removed")
+		f, err := tier.Create("new", mib)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tier.Remove("removed")
+		begun := time.Now()
+		release := hang(tier)
+		if took := time.Since(begun); took != patience || !tier.Stalled() {
+			t.Errorf("an operation that hangs held its caller for %v; stalled: %v", took, tier.Stalled())
+		}
+		for what, do := range map[string]func() error{
+			"Open":    func() error { _, _, err := tier.Open("key", noCheck); return err },
+			"Create":  func() error { _, err := tier.Create("other", 10); return err },
+			"Offer":   func() error { _, err := tier.Offer("other", 10); return err },
+			"Reserve": func() error { _, err := tier.Reserve(10); return err },
+			"WriteAt": func() error { _, err := f.WriteAt([]byte("x"), 0); return err },
+			"Resize":  func() error { return f.Resize(2 * mib) },
+			"Commit":  func() error { return f.Commit("", yes) },
+		} {
+			if err := do(); !errors.Is(err, ErrStalled) {
+				t.Errorf("%s: %v, want ErrStalled", what, err)
+			}
+		}
+		if err := errors.Join(tier.Remove("key"), f.Abort()); err != nil {
+			t.Error(err)
+		}
+		f.Close()
+		open.Close()
+		removed.Close()
+		tier.SetLimits(Limits{Bytes: baseCost + costOf(mib)})
+		if took := time.Since(begun); took != patience {
+			t.Errorf("all of that took %v", took)
+		}
+		release()
+		synctest.Wait()
+		wantAbsent(t, tier, "key")
+		if left := files(t, dir); len(left) != 1 {
+			t.Errorf("files: %v", left)
+		}
+		mustStore(t, tier, "new", 10)
+		wantContent(t, tier, "new", 10)
+		if n := strings.Count(log.String(), "level="); n != 2 {
+			t.Errorf("logged %d lines, want one each way: %s", n, log.String())
+		}
+	})
+}
+
+// TestWhatSucceedsTooLate leaves nothing behind.
+func TestWhatSucceedsTooLate(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		tier := openTier(t, dir, roomy)
+		thaw := make(chan struct{})
+		_, err := tier.openFile(func() (*os.File, error) {
+			<-thaw
+			return createIn(tier.staging())
+		}, discard)
+		if !errors.Is(err, ErrStalled) {
+			t.Errorf("%v, want ErrStalled", err)
+		}
+		close(thaw)
+		synctest.Wait()
+		if left := files(t, dir); len(left) != 0 {
+			t.Errorf("files: %v", left)
+		}
+		wantNothingLeaked(t, tier)
+	})
+}
