@@ -173,6 +173,7 @@ func fuzzHandler(tb testing.TB, m *origintest.Memory) *Handler {
 		statuses:          newCacheStatuses(defaultName),
 		log:               log,
 		failures:          &failureLog{log: log},
+		missing:           new(missingNARs),
 		refused:           new(refusedClients),
 	}
 	var err error

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"net/http"
 	"os"
@@ -20,6 +21,10 @@ import (
 
 // get answers GET and HEAD of a file.
 func (h *Handler) get(a *answer) {
+	if err := h.confirm(a); err != nil {
+		h.fail(a, err)
+		return
+	}
 	if a.r.Method == http.MethodHead || a.r.Header.Get("If-None-Match") != "" || a.hasInvalidRange() {
 		if done := h.getHead(a); done {
 			return
@@ -27,10 +32,14 @@ func (h *Handler) get(a *answer) {
 	}
 	o, err := h.files.Open(a.context(), a.path, a.wanted())
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			h.noteMissing(a.path)
+		}
 		h.fail(a, err)
 		return
 	}
 	defer o.Close()
+	h.noteNARInfo(a.path, o)
 	counters := h.metrics.found(a.path.Kind(), a.r.Method, o.Result)
 	a.seconds = counters.seconds
 	h.setFileHeaders(a.w.Header(), a.path.Kind(), o.Info, h.statuses.found[o.Result])

@@ -30,6 +30,7 @@ func hotHandler(tb testing.TB) *Handler {
 		metrics:        newHandlerMetrics("bench", new(cache.Counters)),
 		statuses:       newCacheStatuses(defaultName),
 		failures:       &failureLog{log: slog.New(slog.DiscardHandler)},
+		missing:        new(missingNARs),
 		refused:        new(refusedClients),
 	}
 	h.files = c.Namespace("bench", dir.New(root), cache.Policy{}, h.metrics.fills, slog.New(slog.DiscardHandler))

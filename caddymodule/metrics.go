@@ -36,6 +36,7 @@ type processMetrics struct {
 	originRequests, originBytes *prometheus.CounterVec
 	originSeconds               *prometheus.HistogramVec
 	originUp                    *prometheus.GaugeVec
+	narsMissing                 *prometheus.CounterVec
 
 	mu struct {
 		sync.Mutex
@@ -49,6 +50,7 @@ func newMetrics() *processMetrics {
 		requestSeconds: histogram("request_duration_seconds", "Duration of reads of files, the body included, by how they were answered.", hotBuckets, "kind", "result"),
 		lookups:        counter("lookups_total", "Look-ups of files by how they were answered.", "kind", "method", "result"),
 		served:         counter("served_bytes_total", "Bytes of files sent to clients by where they came from.", "kind", "source"),
+		narsMissing:    counter("nars_missing_total", "NARs that were asked for and are not there, though their narinfo is."),
 		authFailures:   counter("auth_failures_total", "Requests refused for their credential.", "reason"),
 		uploads:        counter("uploads_total", "Uploads by how they ended.", "kind", "outcome", "reason"),
 		uploadBytes:    counter("upload_bytes_total", "Bytes received of uploads by how they ended.", "kind", "outcome"),
@@ -87,7 +89,7 @@ func (m *processMetrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{
 		m.requests, m.requestSeconds, m.lookups, m.served, m.authFailures,
 		m.uploads, m.uploadBytes, m.uploadSeconds, m.fillBytes, m.fillSeconds,
-		m.originRequests, m.originBytes, m.originSeconds, m.originUp,
+		m.originRequests, m.originBytes, m.originSeconds, m.originUp, m.narsMissing,
 		fillCollector{m}, tierCollector{}, originCollector{}, buildInfo,
 	}
 }
@@ -234,6 +236,9 @@ func (m *handlerMetrics) upload(u receivedUpload) {
 	metrics.uploadBytes.WithLabelValues(m.name, u.kind, u.outcome).Add(float64(u.bytes))
 	metrics.uploadSeconds.WithLabelValues(m.name, u.kind, u.outcome).Observe(u.duration.Seconds())
 }
+
+// narMissing counts a NAR that is not there though its narinfo is.
+func (m *handlerMetrics) narMissing() { metrics.narsMissing.WithLabelValues(m.name).Inc() }
 
 func (m *handlerMetrics) authFailure(reason string) {
 	metrics.authFailures.WithLabelValues(m.name, reason).Inc()

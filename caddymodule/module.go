@@ -132,6 +132,7 @@ type Handler struct {
 	issuers  map[string]*oidc.Issuer // by URL
 	files    *cache.Namespace
 	receiver *upload.Receiver
+	missing  *missingNARs
 	metrics  *handlerMetrics
 	log      *slog.Logger
 
@@ -183,6 +184,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		return h.Source.locate("origin", err)
 	}
 	h.ready = newReadiness(unqueued(h.origin), h.log, h.metrics.originUp)
+	h.missing = new(missingNARs)
 	h.receiver = &upload.Receiver{
 		Origin:            cache.WriteThrough(h.origin, h.parts),
 		TrustedKeys:       h.set.trustedKeys,

@@ -96,10 +96,17 @@ func (w *writeThrough) each(path string, do func(*Namespace, nix.CachePath)) {
 // Gone drops every copy of a file that the origin has been found to lack. Where
 // there is none it does nothing: an upload of the file may be under way.
 func (n *Namespace) Gone(p nix.CachePath) {
+	if n.Keeps(p) {
+		n.forget(p)
+	}
+}
+
+// Keeps reports whether a file would be described without asking the origin: since
+// the tiers have it, or a fill brings it.
+func (n *Namespace) Keeps(p nix.CachePath) bool {
 	n.cache.Start()
 	key := n.key(p)
 	_, _, kept := n.statTiers(p, key)
-	if _, filling := n.cache.filling(key); kept || filling {
-		n.forget(p)
-	}
+	_, filling := n.cache.filling(key)
+	return kept || filling
 }

@@ -1,0 +1,139 @@
+package integration
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+)
+
+// remove takes an object from the origin behind the cache's back.
+func (o *testOrigin) remove(tb testing.TB, path string) {
+	tb.Helper()
+	var err error
+	if o.bucket != nil {
+		_, err = o.bucket.direct.DeleteObject(tb.Context(), &s3.DeleteObjectInput{Bucket: aws.String(bucketName), Key: &path})
+	} else {
+		err = os.Remove(filepath.Join(o.dir, path))
+	}
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// TestPushAgainHeals: what the bucket has lost, the next push brings back, though
+// the tiers have it.
+func TestPushAgainHeals(t *testing.T) {
+	o := r2Origin(t)
+	c := startCache(t, o)
+	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
+		for name, lost := range map[string]string{"NARs": ".nar.xz", "narinfos": ".narinfo", "both": ""} {
+			t.Run(name, func(t *testing.T) {
+				builder, user := newNixClient(t, flavor), newNixClient(t, flavor)
+				root := builder.signedClosure(t)
+				builder.push(t, withPassword(c.HTTP, uploadToken), root)
+				user.pull(t, c.HTTP, root) // into the tiers
+				before := o.paths(t)
+				for _, path := range before {
+					if strings.HasSuffix(path, lost) {
+						o.remove(t, path)
+					}
+				}
+				builder.forget(t)
+				builder.push(t, withPassword(c.HTTP, uploadToken), root)
+				if after := o.paths(t); !slices.Equal(after, before) {
+					t.Errorf("the bucket has %q, and had %q", after, before)
+				}
+			})
+			for _, path := range o.paths(t) {
+				o.remove(t, path)
+			}
+		}
+	})
+}
+
+// TestFilesGoneFromTheBucket: who may upload is told so, however they ask; who
+// reads is served by the tiers, at no cost.
+func TestFilesGoneFromTheBucket(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o, "token reader "+readToken+" read", "negative_ttl 1ns")
+	p := signedPackage("gone", 100_000)
+	warm := func() {
+		t.Helper()
+		o.lay(t, p)
+		c.get(t, narPath(p)).wantStatus(t, http.StatusOK)
+		c.getUntil(t, narPath(p), diskHit)
+		c.getUntil(t, narinfoPath(p), memoryHit)
+	}
+	pusher := basic(uploadToken)
+
+	warm()
+	c.head(t, narPath(p), pusher).wantHeader(t, "Cache-Status", diskHit)
+	c.get(t, narinfoPath(p), pusher).wantBody(t, p.Text())
+	o.remove(t, narPath(p)[1:])
+	o.bucket.take()
+	for _, reader := range [][]requestOption{nil, {basic(readToken)}, {basic("wrong")}} {
+		c.head(t, narPath(p), reader...).wantStatus(t, http.StatusOK)
+		c.get(t, narPath(p), reader...).wantBody(t, p.File)
+		c.get(t, narinfoPath(p), reader...).wantBody(t, p.Text())
+	}
+	if requests := o.bucket.take(); len(requests) > 0 {
+		t.Errorf("readers cost %v", requests)
+	}
+	c.get(t, narPath(p), pusher).wantBody(t, p.File) // a pull
+	c.head(t, narPath(p), pusher).wantStatus(t, http.StatusNotFound)
+	c.head(t, narPath(p)).wantStatus(t, http.StatusNotFound)
+
+	warm()
+	o.remove(t, narPath(p)[1:])
+	c.put(t, narinfoPath(p), p.Text()).wantRefusal(t, http.StatusConflict, "upload the NAR before")
+	c.head(t, narPath(p)).wantStatus(t, http.StatusNotFound)
+	c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
+	c.put(t, narinfoPath(p), p.Text()).wantStatus(t, http.StatusOK)
+	c.get(t, narPath(p)).wantBody(t, p.File)
+
+	warm()
+	o.remove(t, narinfoPath(p)[1:])
+	c.get(t, narinfoPath(p)).wantBody(t, p.Text())
+	c.get(t, narinfoPath(p), pusher).wantStatus(t, http.StatusNotFound)
+	c.get(t, narinfoPath(p)).wantStatus(t, http.StatusNotFound)
+
+	warm()
+	o.bucket.setFault(refuse) // an outage: nothing better is known
+	c.get(t, narinfoPath(p), pusher).wantBody(t, p.Text())
+	c.head(t, narPath(p), pusher).wantStatus(t, http.StatusOK)
+}
+
+// TestMissingNARs: a NAR that is not there though its narinfo is, is logged once and
+// counted; others are not.
+func TestMissingNARs(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o)
+	p, unknown := signedPackage("missing-nar", 1000), signedPackage("nobody-promised", 1000)
+	o.put(t, narinfoPath(p)[1:], p.Text())
+	c.get(t, narinfoPath(p)).wantStatus(t, http.StatusOK)
+	const asked = 3
+	for range asked {
+		c.get(t, narPath(p)).wantStatus(t, http.StatusNotFound)
+		c.get(t, narPath(unknown)).wantStatus(t, http.StatusNotFound)
+	}
+	c.wantMetric(t, "nars_missing_total", `cache="nix-cache"`, asked)
+	c.get(t, narinfoPath(p), basic(uploadToken)).wantStatus(t, http.StatusNotFound) // it is to be sent again
+	c.wantMetric(t, "nars_missing_total", `cache="nix-cache"`, asked+1)
+	const message = "a NAR is missing whose narinfo is there"
+	entry := c.logged(t, message)
+	if entry["path"] != narPath(p)[1:] || entry["narinfo"] != narinfoPath(p)[1:] {
+		t.Errorf("logged as %v", entry)
+	}
+	if n := strings.Count(fmt.Sprint(c.log), message); n != 1 {
+		t.Errorf("logged %d times", n)
+	}
+}
