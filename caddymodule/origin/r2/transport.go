@@ -5,6 +5,8 @@ import (
 	"crypto/tls"
 	"net"
 	"net/http"
+	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -43,11 +45,26 @@ func newTransport(dial dialFunc) *http.Transport {
 type watchedConn struct {
 	net.Conn
 	timeout time.Duration
+	over    atomic.Bool // a time-out has ended it
 }
 
 func (c *watchedConn) Read(p []byte) (int, error) {
 	_ = c.SetReadDeadline(time.Now().Add(c.timeout)) // What is amiss, Read says.
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	return n, c.cause(err)
+}
+
+// cause is the time-out that has ended the connection, if one has: net/http closes
+// it after the first error, and that of the other direction may be the one it tells.
+func (c *watchedConn) cause(err error) error {
+	switch {
+	case err == nil:
+	case isTimeout(err):
+		c.over.Store(true)
+	case c.over.Load():
+		return os.ErrDeadlineExceeded
+	}
+	return err
 }
 
 // maxWrite keeps one write short enough to count as a sign of life: a deadline
@@ -61,7 +78,7 @@ func (c *watchedConn) Write(p []byte) (int, error) {
 		n, err := c.Conn.Write(p[:min(len(p), maxWrite)])
 		written += n
 		if p = p[n:]; err != nil || len(p) == 0 {
-			return written, err
+			return written, c.cause(err)
 		}
 	}
 }
