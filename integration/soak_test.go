@@ -114,7 +114,7 @@ func (s *soak) directive(o *testOrigin, reload int64) string {
 	return cacheDirective(o,
 		"token deleter "+deleteToken+" upload delete",
 		"negative_ttl 1s",
-		fmt.Sprintf("memory %dKiB", 20+reload%3*10),
+		fmt.Sprintf("memory %dKiB", 1024+reload%3*256),
 		fmt.Sprintf("disk {env.XDG_DATA_HOME}/soak %dMiB 0", 18+reload%3*2))
 }
 
