@@ -187,6 +187,7 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 	h.missing = new(missingNARs)
 	h.receiver = &upload.Receiver{
 		Origin:            cache.WriteThrough(h.origin, h.parts),
+		Damaged:           h.damaged,
 		TrustedKeys:       h.set.trustedKeys,
 		SignWith:          h.set.signWith,
 		OnDivergence:      h.set.onDivergence,

@@ -88,6 +88,11 @@ func (h *Handler) parts() []*cache.Namespace {
 	return append(others, h.files)
 }
 
+// damaged reports whether a cache over h's origin has found a file damaged there.
+func (h *Handler) damaged(p nix.CachePath) bool {
+	return slices.ContainsFunc(h.parts(), func(files *cache.Namespace) bool { return files.Damaged(p) })
+}
+
 // uploaded has the caches over h's origin drop what is older than what that has.
 func (h *Handler) uploaded(p nix.CachePath) {
 	for _, files := range h.parts() {

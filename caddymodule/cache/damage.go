@@ -99,7 +99,7 @@ func (d *damage) forget(key string) {
 // foundDamaged notes that the origin's copy of a file is not what its name says.
 func (n *Namespace) foundDamaged(p nix.CachePath, w *watch, err error) {
 	n.counters.mismatched.Add(1)
-	n.log.Error("damaged at the origin, and refused for some minutes: delete it there, by DELETE through this cache if a token may, and push the package again",
+	n.log.Error("damaged at the origin, and refused for some minutes: delete its narinfo and push the package again, or send a good copy by PUT",
 		"path", p.String(), "error", err)
 	n.cache.damage.add(w, err, damageMemory)
 }
@@ -110,6 +110,9 @@ func (n *Namespace) foundMixed(p nix.CachePath, w *watch, err error) {
 	n.log.Error("answer ended before its end: what was sent from the disk or what the origin has is damaged; refused for a moment, then asked for anew", "path", p.String(), "error", err)
 	n.cache.damage.add(w, err, mixedMemory)
 }
+
+// Damaged reports whether the origin's copy of a file has been found damaged lately.
+func (n *Namespace) Damaged(p nix.CachePath) bool { return n.cache.damage.of(n.key(p)) != nil }
 
 func isDamage(err error) bool {
 	var damaged *DamagedError

@@ -31,6 +31,9 @@ func (r *Receiver) receiveNAR(ctx context.Context, path nix.CachePath, body Body
 	} else if err != nil {
 		return "", err
 	}
+	if r.Damaged != nil && r.Damaged(path) { // so this one takes its place
+		present.Size = -1
+	}
 	inside := measureWhile(ctx, io.LimitReader(clientReader{body}, r.MaxSize+1), path)
 	outcome, err := r.takeNAR(ctx, path, &measured{r: inside, sum: sha256.New()}, body.Size, present.Size)
 	if c, ok := inside.end(); ok && err == nil {

@@ -80,6 +80,10 @@ type Body struct {
 type Receiver struct {
 	Origin origin.Origin
 
+	// Damaged reports whether a NAR that is at the origin is known to be
+	// damaged, so that an upload takes its place. nil: none is.
+	Damaged func(nix.CachePath) bool
+
 	// TrustedKeys are those of which one must have signed a narinfo. If
 	// there are none, signatures are not checked.
 	TrustedKeys nix.PublicKeys
