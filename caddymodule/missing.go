@@ -23,7 +23,7 @@ func (h *Handler) confirm(a *answer) error {
 	if kind != nix.KindNARInfo && (kind != nix.KindNAR || a.r.Method != http.MethodHead) || !h.mayUpload(a.r) {
 		return nil
 	}
-	if h.files.Keeps(a.path) && h.isGone(a, a.path) {
+	if h.damaged(a.path) || h.files.Keeps(a.path) && h.isGone(a, a.path) {
 		return &cache.AbsentError{Path: a.path.String(), Result: cache.Miss}
 	}
 	if kind == nix.KindNARInfo && a.r.Method == http.MethodGet {
@@ -44,8 +44,11 @@ func (h *Handler) mayUpload(r *http.Request) bool {
 }
 
 // isGone asks the origin. The caches over it drop what is gone: see
-// [cache.WriteThrough].
+// [cache.WriteThrough]. What is damaged is as good as gone.
 func (h *Handler) isGone(a *answer, p nix.CachePath) bool {
+	if h.damaged(p) {
+		return true
+	}
 	_, err := h.receiver.Origin.Stat(a.context(), p.String())
 	return errors.Is(err, fs.ErrNotExist)
 }

@@ -376,6 +376,8 @@ func TestDamagedNARIsRefusedByParts(t *testing.T) {
 			}
 			c.wantMetric(t, "fills_total", `cache="nix-cache",outcome="mismatch"`, 1)
 
+			c.head(t, narPath(p), basic(uploadToken)).wantStatus(t, http.StatusNotFound)
+			c.get(t, narinfoPath(p), basic(uploadToken)).wantStatus(t, http.StatusNotFound)
 			c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
 			c.get(t, narPath(p)).wantBody(t, p.File)
 			if !bytes.Equal(o.read(t, narPath(p)[1:]), p.File) {

@@ -58,6 +58,34 @@ func TestPushAgainHeals(t *testing.T) {
 	})
 }
 
+// TestPushAgainHealsDamage: so it does with a NAR that is damaged in the bucket, once
+// somebody has asked for it.
+func TestPushAgainHealsDamage(t *testing.T) {
+	t.Parallel()
+	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
+		o := r2Origin(t)
+		c := startCache(t, o, "disk off")
+		builder, user := newNixClient(t, flavor), newNixClient(t, flavor)
+		root := builder.signedClosure(t)
+		builder.push(t, withPassword(c.HTTP, uploadToken), root)
+		for _, path := range o.paths(t) {
+			if !strings.HasPrefix(path, "nar/") {
+				continue
+			}
+			bad := o.read(t, path)
+			bad[len(bad)/2] ^= 1
+			o.put(t, path, bad)
+			if a, err := c.try(t, "GET", "/"+path, nil); err == nil {
+				t.Fatalf("%s: %d damaged bytes that look whole", a.Request, len(a.Body))
+			}
+		}
+		builder.forget(t)
+		builder.push(t, withPassword(c.HTTP, uploadToken), root)
+		o.wantWhole(t, make(map[string]bool))
+		user.pull(t, c.HTTP, root)
+	})
+}
+
 // TestFilesGoneFromTheBucket: who may upload is told so, however they ask; who
 // reads is served by the tiers, at no cost.
 func TestFilesGoneFromTheBucket(t *testing.T) {

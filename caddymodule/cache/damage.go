@@ -99,7 +99,7 @@ func (d *damage) forget(key string) {
 // foundDamaged notes that the origin's copy of a file is not what its name says.
 func (n *Namespace) foundDamaged(p nix.CachePath, w *watch, err error) {
 	n.counters.mismatched.Add(1)
-	n.log.Error("damaged at the origin, and refused for some minutes: delete its narinfo and push the package again, or send a good copy by PUT",
+	n.log.Error("damaged at the origin, and refused for some minutes: push the package again, with a token that may upload, to replace it",
 		"path", p.String(), "error", err)
 	n.cache.damage.add(w, err, damageMemory)
 }
