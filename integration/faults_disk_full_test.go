@@ -1,12 +1,14 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -175,4 +177,34 @@ func TestUploadEvictsNothingThatIsAskedFor(t *testing.T) {
 	for _, p := range hot {
 		c.get(t, narPath(p)).wantHeader(t, "Cache-Status", diskHit)
 	}
+}
+
+// TestDiskRotsWhileNobodyLooks: an idle cache finds bytes that have changed with no
+// time that tells.
+func TestDiskRotsWhileNobodyLooks(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o)
+	good, rotten := signedPackage("scrub-good", 300_000), signedPackage("scrub-rotten", 300_000)
+	for _, p := range []nixtest.Package{good, rotten} {
+		o.lay(t, p)
+		warmUp(t, c, p)
+	}
+	file := tierFile(t, c.tierDir(), narPath(rotten))
+	before, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(flipBit(file), os.Chtimes(file, before.ModTime(), before.ModTime())); err != nil {
+		t.Fatal(err)
+	}
+	entry := c.logged(t, "disk tier entry dropped: a scrub found it damaged")
+	if text := fmt.Sprint(entry["file"]); !strings.Contains(text, strings.TrimPrefix(narPath(rotten), "/nar/")) {
+		t.Errorf("the log names %s", text)
+	}
+	o.bucket.take()
+	c.get(t, narPath(good)).wantHeader(t, "Cache-Status", diskHit)
+	c.get(t, narPath(rotten)).wantBody(t, rotten.File)
+	o.bucket.wantRequests(t, narPath(rotten)[1:], "GET")
+	c.getUntil(t, narPath(rotten), diskHit).wantBody(t, rotten.File)
 }

@@ -19,7 +19,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # The C compiler is for the race detector, curl and jq for snippets of the README,
 # btrfs for a disk that fails: it notices.
-packages=(btrfs-progs ca-certificates curl gcc git jq libc6-dev mmdebstrap nix-bin)
+packages=(btrfs-progs ca-certificates curl e2fsprogs gcc git jq libc6-dev mmdebstrap nix-bin)
 
 die() {
 	printf 'run.sh: %s\n0 passed, 1 failed\n' "$1"

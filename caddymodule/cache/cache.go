@@ -60,12 +60,14 @@ type Cache struct {
 
 	ctx     context.Context // ends the retries to open the disk tier
 	cancel  context.CancelFunc
-	opening sync.WaitGroup // these retries
+	opening sync.WaitGroup // these retries, and scrubs
 	work    work           // flights and copies of uploads
 
 	// Written with mu held, read without: a hit takes no lock of the cache's.
 	landed  atomic.Uint64 // flights that have ended
 	forgets atomic.Uint64 // calls of Forget
+
+	asked atomic.Uint64 // files that somebody wanted
 
 	unread atomic.Int64 // fills that nobody reads
 

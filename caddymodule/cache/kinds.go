@@ -35,8 +35,10 @@ var kinds = map[nix.Kind]kind{
 // same on every node and in every tier.
 func contentTag(body []byte) string {
 	sum := sha256.Sum256(body)
-	return nix.EncodeBase32(sum[:])[:26]
+	return tagOf(sum[:])
 }
+
+func tagOf(sum []byte) string { return nix.EncodeBase32(sum)[:26] }
 
 // largeTag is the validator of a file that is not read whole: its name where
 // that is its hash, else one for each version that the origin tells apart. In R2

@@ -111,6 +111,7 @@ type Wanted struct {
 // the waiting and the Object's Body, not the fill.
 func (n *Namespace) Open(ctx context.Context, p nix.CachePath, want Wanted) (*Object, error) {
 	n.cache.Start()
+	n.cache.asked.Add(1)
 	switch {
 	case kinds[p.Kind()].mutable:
 		return n.openMutable(ctx, p, want)
@@ -244,6 +245,7 @@ func checkFile(p nix.CachePath, f *os.File) error {
 // the origin. It never begins a fill. Absence is an *AbsentError.
 func (n *Namespace) Stat(ctx context.Context, p nix.CachePath) (Info, Result, error) {
 	n.cache.Start()
+	n.cache.asked.Add(1)
 	key := n.key(p)
 	if info, result, ok := n.statTiers(p, key); ok {
 		return info, result, nil

@@ -88,6 +88,7 @@ func (c *Cache) openDisk() error {
 	}
 	c.disk.Store(tier)
 	c.diskErr.Store(nil)
+	c.opening.Go(func() { c.scrub(tier) })
 	c.limitDisk() // a SetLimits since then has found no tier
 	return nil
 }

@@ -127,6 +127,17 @@ func (x *index) use(key string) (e *entry, good int64, ok bool) {
 	return e, e.good, true
 }
 
+// pin opens an entry without a trace.
+func (x *index) pin(key string) (*entry, bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	e, ok := x.mu.entries[key]
+	if ok {
+		x.mu.policy.pin(e)
+	}
+	return e, ok
+}
+
 // closed undoes one use of an entry. over says that the limit asks for evictions
 // which only now may be possible.
 func (x *index) closed(e *entry) (over bool) {
