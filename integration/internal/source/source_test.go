@@ -44,7 +44,7 @@ var ownImports = map[string][]string{
 	"caddymodule/auth":                nil,
 	"caddymodule/auth/oidc":           {"caddymodule/auth"},
 	"caddymodule/cache":               {"caddymodule/cache/disk", "caddymodule/nix", "caddymodule/origin"},
-	"caddymodule/cache/disk":          {"caddymodule/internal/durable"},
+	"caddymodule/cache/disk":          {"caddymodule/internal/stall"},
 	"caddymodule/internal/content":    {"caddymodule/internal/decompress", "caddymodule/nix"},
 	"caddymodule/internal/decompress": {"caddymodule/nix"},
 	"caddymodule/internal/durable":    nil,
