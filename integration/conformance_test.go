@@ -83,6 +83,7 @@ func (b *bench) origin(t *testing.T, prefix string) *r2.Origin {
 }
 
 func TestR2Conforms(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	var prefixes atomic.Int64
 	origintest.Run(t, func(t *testing.T) origin.Origin {

@@ -42,6 +42,7 @@ func goEnv(t *testing.T) []string {
 
 // TestExample: the Caddyfile that a newcomer runs, as its environment says.
 func TestExample(t *testing.T) {
+	t.Parallel()
 	trusted := []string{"UPLOAD_TOKEN=" + uploadToken, "NIX_PUBLIC_KEY=" + testPublicKey}
 	t.Run("nothing set", func(t *testing.T) {
 		c := startExample(t)

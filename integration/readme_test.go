@@ -96,6 +96,7 @@ type readme struct {
 var perNix = []string{"keys", "run", "nix.conf", "client"}
 
 func TestReadme(t *testing.T) {
+	t.Parallel()
 	snippets, complaints := parseReadme(readFile(t, checkout(t)+"/README.md"))
 	for _, complaint := range complaints {
 		t.Error(complaint)

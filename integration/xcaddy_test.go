@@ -9,6 +9,7 @@ import (
 
 // TestXcaddy: a Caddy from xcaddy has the handler, and it works.
 func TestXcaddy(t *testing.T) {
+	t.Parallel()
 	binary := tempDir(t) + "/caddy"
 	build := exec.CommandContext(t.Context(), checkout(t)+"/xcaddy.sh", "--output", binary)
 	build.Env = append(os.Environ(), sharedBuildCache)
