@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
@@ -29,7 +30,8 @@ import (
 // nobody reads are bounded by maxUnread.
 type flight struct {
 	ready  chan struct{}
-	gone   chan struct{} // closed when it is deserted
+	gone   chan struct{}     // closed when it is deserted
+	joined chan netip.Prefix // of a client beside the one that began it
 	cancel context.CancelFunc
 
 	// The answer, set before ready is closed: one of the three.
@@ -82,6 +84,10 @@ func (n *Namespace) join(ctx context.Context, p nix.CachePath, key string, lande
 	}
 	if f := c.mu.flights[key]; f != nil {
 		f.waiters++
+		select {
+		case f.joined <- origin.AskerOf(ctx).Client:
+		default: // another one has joined just now
+		}
 		return f, Collapsed
 	}
 	if c.landed.Load() != landed {
@@ -105,14 +111,14 @@ func (n *Namespace) join(ctx context.Context, p nix.CachePath, key string, lande
 }
 
 func newFlight(cancel context.CancelFunc) *flight {
-	return &flight{ready: make(chan struct{}), gone: make(chan struct{}), cancel: cancel}
+	return &flight{ready: make(chan struct{}), gone: make(chan struct{}), joined: make(chan netip.Prefix, 1), cancel: cancel}
 }
 
-// asking returns the context for the flight's first request, which need not be sent
-// once the flight is deserted.
+// asking returns the context for the flight's first request: which need not be sent
+// once the flight is deserted, and is on behalf of all who join it.
 func (f *flight) asking(ctx context.Context) context.Context {
 	asker := origin.AskerOf(ctx)
-	asker.Gone = f.gone
+	asker.Gone, asker.Joined = f.gone, f.joined
 	return origin.WithAsker(ctx, asker)
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -117,6 +118,44 @@ func TestNewcomerToADesertedFlight(t *testing.T) {
 			b.files.Forget(info)
 		}
 		b.wantOps("open", 100)
+	})
+}
+
+// TestFlightOfSeveralClients: who joins the flight of a client that has asked for
+// much does not wait for all of that, and who has asked for much does not make
+// others wait by joining theirs.
+func TestFlightOfSeveralClients(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b, budget := limitedBench(t, "", 1)
+		place, err := budget.Take(t.Context(), limit.Request{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var mu sync.Mutex
+		var asked []string
+		b.origin.OnOpen(func(path string, _ origin.OpenOptions) error {
+			mu.Lock()
+			defer mu.Unlock()
+			asked = append(asked, path)
+			return nil
+		})
+		open := func(client byte, p nix.CachePath) {
+			network := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, client}), 32)
+			go b.files.Open(origin.WithAsker(t.Context(), origin.Asker{Client: network}), p, Wanted{})
+			synctest.Wait()
+		}
+		for i := range 100 {
+			open(1, narinfoOf(t, i))
+		}
+		open(2, narinfoOf(t, 99)) // as well
+		open(2, narinfoOf(t, 100))
+		open(1, narinfoOf(t, 100)) // as well
+		place.GiveBack()
+		synctest.Wait()
+		want := []string{narinfoOf(t, 0).String(), narinfoOf(t, 99).String(), narinfoOf(t, 1).String(), narinfoOf(t, 100).String()}
+		if len(asked) != 101 || !slices.Equal(asked[:4], want) {
+			t.Errorf("%d requests, the first of them %q, want %q", len(asked), asked[:4], want)
+		}
 	})
 }
 

@@ -18,6 +18,10 @@ type Asker struct {
 	// operation that waits ends with ErrUnwanted then; one that does not, or no
 	// longer, goes on.
 	Gone <-chan struct{}
+
+	// Joined, if not nil, tells of other clients that want the answer, too. An
+	// operation that waits has their turn then, if that comes sooner.
+	Joined <-chan netip.Prefix
 }
 
 // ErrUnwanted says that the origin was not asked, since nobody wanted the answer

@@ -2,6 +2,7 @@ package limit
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -157,16 +158,21 @@ func (b *Budget) enter(ctx context.Context, r Request) (w *waiter, ok bool) {
 func (b *Budget) wait(ctx context.Context, r Request, w *waiter) error {
 	timer := time.NewTimer(r.longestWait())
 	defer timer.Stop()
+	asker := origin.AskerOf(ctx)
 	var err error
-	select {
-	case <-w.called:
-		return w.err
-	case <-timer.C:
-		err = &origin.BusyError{Op: r.Op, Path: r.Path}
-	case <-origin.AskerOf(ctx).Gone:
-		err = origin.ErrUnwanted
-	case <-ctx.Done():
-		err = ended(ctx, r)
+	for err == nil {
+		select {
+		case <-w.called:
+			return w.err
+		case client := <-asker.Joined:
+			b.move(w, client)
+		case <-timer.C:
+			err = &origin.BusyError{Op: r.Op, Path: r.Path}
+		case <-asker.Gone:
+			err = origin.ErrUnwanted
+		case <-ctx.Done():
+			err = ended(ctx, r)
+		}
 	}
 	if b.leave(w) || w.err != nil {
 		return err
@@ -174,6 +180,13 @@ func (b *Budget) wait(ctx context.Context, r Request, w *waiter) error {
 	// It was called at the same time, with a place that is for others now.
 	b.giveBack(r.Class)
 	return err
+}
+
+// move has a waiter wait among those of another client, if there are fewer.
+func (b *Budget) move(w *waiter, client netip.Prefix) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mu.lines[w.request.Class].move(w, client)
 }
 
 // leave takes a waiter out of the line; false if it has been called.

@@ -95,6 +95,25 @@ func (l *line) refuseOne() {
 	close(w.called)
 }
 
+// move has a waiter wait among those of another client, if there are fewer.
+func (l *line) move(w *waiter, client netip.Prefix) {
+	if w.at == nil || l.of(client) >= l.of(w.client) {
+		return
+	}
+	l.leave(w)
+	w.client = client
+	l.join(w)
+}
+
+// of returns how many requests of a client wait that can be refused.
+func (l *line) of(client netip.Prefix) int {
+	c, ok := l.clients.get(client)
+	if !ok {
+		return 0
+	}
+	return c.recent.Len()
+}
+
 // call gives the next in turn its place.
 func (l *line) call() {
 	w := l.clients.next().files.next().Front().Value.(*waiter)
