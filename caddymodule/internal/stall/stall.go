@@ -27,13 +27,14 @@ const maxOperations = 64
 type Watch struct {
 	changed func(stalled bool)
 	stalled atomic.Bool
+	began   atomic.Pointer[chan struct{}] // closed when an operation hangs; replaced when none does
 	places  chan struct{}
+	timers  sync.Pool // for reuse
 
 	mu struct {
 		sync.Mutex
-		hanging int           // operations that nobody waits for any more
-		began   chan struct{} // closed when there is one; replaced when there is none
-		later   []func()      // for when there is none
+		hanging int      // operations that nobody waits for any more
+		later   []func() // for when there is none
 	}
 }
 
@@ -49,7 +50,7 @@ type operation struct {
 // again.
 func New(changed func(stalled bool)) *Watch {
 	w := &Watch{changed: changed, places: make(chan struct{}, maxOperations)}
-	w.mu.began = make(chan struct{})
+	w.answers()
 	return w
 }
 
@@ -57,10 +58,12 @@ func New(changed func(stalled bool)) *Watch {
 func (w *Watch) Stalled() bool { return w.stalled.Load() }
 
 // Began returns a channel that is closed when the disk stalls.
-func (w *Watch) Began() <-chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.mu.began
+func (w *Watch) Began() <-chan struct{} { return *w.began.Load() }
+
+func (w *Watch) answers() {
+	began := make(chan struct{})
+	w.began.Store(&began)
+	w.stalled.Store(false)
 }
 
 // Do does an operation and returns its error, or ErrStalled if it takes longer
@@ -71,8 +74,8 @@ func (w *Watch) Do(patience time.Duration, do func() error, undo func()) error {
 		return ErrStalled
 	}
 	began := w.Began()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
+	timer := w.timer(patience)
+	defer w.giveBack(timer)
 	select {
 	case w.places <- struct{}{}:
 	case <-timer.C:
@@ -89,6 +92,19 @@ func (w *Watch) Do(patience time.Duration, do func() error, undo func()) error {
 	case <-began:
 	}
 	return w.leave(o)
+}
+
+func (w *Watch) timer(d time.Duration) *time.Timer {
+	if t, ok := w.timers.Get().(*time.Timer); ok {
+		t.Reset(d)
+		return t
+	}
+	return time.NewTimer(d)
+}
+
+func (w *Watch) giveBack(t *time.Timer) {
+	t.Stop() // which leaves nothing in its channel
+	w.timers.Put(t)
 }
 
 // run does an operation in a goroutine of its own.
@@ -137,7 +153,7 @@ func (w *Watch) hang(o *operation) (done, first bool) {
 	if w.mu.hanging > 1 {
 		return false, false
 	}
-	close(w.mu.began)
+	close(*w.began.Load())
 	w.stalled.Store(true)
 	return false, true
 }
@@ -161,8 +177,7 @@ func (w *Watch) unhang() (later []func(), last bool) {
 	if w.mu.hanging > 0 {
 		return nil, false
 	}
-	w.mu.began = make(chan struct{})
-	w.stalled.Store(false)
+	w.answers()
 	later, w.mu.later = w.mu.later, nil
 	return later, true
 }
