@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
-	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -178,7 +177,7 @@ func (n *Namespace) fromDisk(ctx context.Context, p nix.CachePath, key string, c
 		return nil
 	}
 	forgets := n.cache.forgets.Load()
-	f, meta, err := tier.Open(key, func(f *os.File) error { return checkFile(p, f) })
+	f, meta, err := tier.Open(key, func(r io.ReaderAt) error { return checkFile(p, r) })
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, disk.ErrStalled) {
 			n.log.Error("disk tier not used for this file", "path", p.String(), "error", err)
@@ -213,8 +212,8 @@ type openFile struct {
 // tierObject returns a large file of the disk tier; nil if it has been found to be
 // wrong.
 func (n *Namespace) tierObject(ctx context.Context, p nix.CachePath, tier *disk.Tier, f openFile, client netip.Addr) *Object {
-	if err := n.recheck(ctx, p, f.File, client); err != nil {
-		if tier.Drop(f.File) {
+	if err := n.recheck(ctx, p, f.File, tier.Patient(f.File), client); err != nil {
+		if !errors.Is(err, disk.ErrStalled) && tier.Drop(f.File) {
 			n.log.Error("disk tier entry dropped: its bytes are not the ones that were stored", "path", p.String(), "error", err)
 		}
 		f.Close()
@@ -227,7 +226,7 @@ func (n *Namespace) tierObject(ctx context.Context, p nix.CachePath, tier *disk.
 
 // checkFile compares a large file with its name; a small one is compared with
 // its tag whenever it is read.
-func checkFile(p nix.CachePath, f *os.File) error {
+func checkFile(p nix.CachePath, f io.ReaderAt) error {
 	if kinds[p.Kind()].small > 0 {
 		return nil
 	}

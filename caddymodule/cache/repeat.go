@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"io"
 	"math/bits"
 	"net/netip"
 	"os"
@@ -48,21 +49,21 @@ func (n *Namespace) Delivered(p nix.CachePath, client netip.Addr) {
 	}
 }
 
-// recheck hashes an open file of the disk tier if this client has got it before.
-func (n *Namespace) recheck(ctx context.Context, p nix.CachePath, f *os.File, client netip.Addr) error {
-	r, key := n.cache.repeats, n.key(p)
-	if !client.IsValid() || !r.delivered.has(request{client, key}.id()) {
+// recheck hashes an open file of the disk tier, which r reads, if this client has got it before.
+func (n *Namespace) recheck(ctx context.Context, p nix.CachePath, f *os.File, r io.ReaderAt, client netip.Addr) error {
+	repeats, key := n.cache.repeats, n.key(p)
+	if !client.IsValid() || !repeats.delivered.has(request{client, key}.id()) {
 		return nil
 	}
-	if bits.OnesCount32(r.asked.add(request{key: key}.id())) != 1 {
+	if bits.OnesCount32(repeats.asked.add(request{key: key}.id())) != 1 {
 		return nil
 	}
-	_, err, _ := r.hashing.Do(f.Name(), func() (any, error) {
-		if r.places.take(ctx) != nil { // the client has gone
+	_, err, _ := repeats.hashing.Do(f.Name(), func() (any, error) {
+		if repeats.places.take(ctx) != nil { // the client has gone
 			return nil, nil
 		}
-		defer r.places.giveBack()
-		return nil, checkFile(p, f)
+		defer repeats.places.giveBack()
+		return nil, checkFile(p, r)
 	})
 	return err
 }

@@ -32,6 +32,7 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -171,8 +172,9 @@ func (t *Tier) Scanned() <-chan struct{} { return t.scanned }
 //
 // check is asked whether a file has the right bytes that may have changed since
 // that was known: one found after an unclean stop, or modified by somebody else.
-// It reads the file by ReadAt, and one it returns an error for is removed.
-func (t *Tier) Open(key string, check func(*os.File) error) (*Handle, Meta, error) {
+// It is to read the file by ReadAt into a buffer that it gives up after ErrStalled,
+// and to pass that on; a file it returns another error for is removed.
+func (t *Tier) Open(key string, check func(io.ReaderAt) error) (*Handle, Meta, error) {
 	t.load(shardOf(key))
 	e, good, ok := t.index.use(key)
 	if !ok {
@@ -227,7 +229,7 @@ func (t *Tier) closed(e *entry) {
 }
 
 // openGood opens an entry's file and has it checked if need be.
-func (t *Tier) openGood(e *entry, good int64, check func(*os.File) error) (*os.File, error) {
+func (t *Tier) openGood(e *entry, good int64, check func(io.ReaderAt) error) (*os.File, error) {
 	f, err := t.openFile(func() (*os.File, error) { return os.Open(t.path(e.name)) }, func(f *os.File) { f.Close() })
 	if err != nil {
 		return nil, err
@@ -254,9 +256,12 @@ func (t *Tier) isGood(good, modified int64) bool {
 
 // checkOnce has a file checked, once for all who ask for it meanwhile, and puts
 // it among those that are trusted.
-func (t *Tier) checkOnce(e *entry, f *os.File, check func(*os.File) error) error {
+func (t *Tier) checkOnce(e *entry, f *os.File, check func(io.ReaderAt) error) error {
 	_, err, _ := t.checks.Do(e.name, func() (any, error) {
-		if err := check(f); err != nil {
+		switch err := check(t.Patient(f)); {
+		case errors.Is(err, ErrStalled):
+			return nil, err
+		case err != nil:
 			return nil, fmt.Errorf("%w: %w", errNotStored, err)
 		}
 		return nil, t.do(func() error {

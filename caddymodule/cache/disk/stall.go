@@ -3,6 +3,7 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"time"
@@ -51,6 +52,27 @@ func (t *Tier) openFile(open func() (*os.File, error), undo func(*os.File)) (*os
 		return nil, err
 	}
 	return f, nil
+}
+
+// Patient returns a reader of an open file of the tier that fails with ErrStalled
+// where the disk does. After that it may still be writing to the buffer.
+func (t *Tier) Patient(f *os.File) io.ReaderAt { return patient{t, f} }
+
+type patient struct {
+	tier *Tier
+	file *os.File
+}
+
+func (p patient) ReadAt(b []byte, off int64) (int, error) {
+	n := 0
+	err := p.tier.do(func() (err error) {
+		n, err = p.file.ReadAt(b, off)
+		return err
+	})
+	if errors.Is(err, ErrStalled) {
+		return 0, err // n may still change
+	}
+	return n, err
 }
 
 // discard closes a staged file and deletes it.

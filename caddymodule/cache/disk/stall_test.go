@@ -2,6 +2,7 @@ package disk
 
 import (
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -72,6 +73,29 @@ func TestAStalledDisk(t *testing.T) {
 		if n := strings.Count(log.String(), "level="); n != 2 {
 			t.Errorf("logged %d lines, want one each way: %s", n, log.String())
 		}
+	})
+}
+
+// TestADiskThatStallsUnderACheck says nothing of the file.
+func TestADiskThatStallsUnderACheck(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		tier := openLogged(t, dir, roomy, quiet())
+		mustStore(t, tier, "key", mib)
+		tier.index.checked("key", tier.index.mu.entries["key"].name, 1) // so it is to be checked
+		var release func()
+		_, _, err := tier.Open("key", func(r io.ReaderAt) error {
+			release = hang(tier)
+			_, err := r.ReadAt(make([]byte, 10), 0)
+			return err
+		})
+		if !errors.Is(err, ErrStalled) {
+			t.Errorf("Open: %v, want ErrStalled", err)
+		}
+		release()
+		synctest.Wait()
+		wantContent(t, tier, "key", mib)
+		tier.Close()
 	})
 }
 

@@ -2,6 +2,7 @@ package disk
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"testing"
@@ -11,7 +12,7 @@ import (
 // checks counts how often a file was checked.
 type checks int
 
-func (c *checks) check(*os.File) error { *c++; return nil }
+func (c *checks) check(io.ReaderAt) error { *c++; return nil }
 
 func (c *checks) open(t *testing.T, tier *Tier, want checks) {
 	t.Helper()
@@ -84,7 +85,7 @@ func TestWhatFailsItsCheckIsRemoved(t *testing.T) {
 	tier = reopen(t, dir)
 	defer tier.Close()
 	file := fileOf(t, tier, "key")
-	if _, _, err := tier.Open("key", func(*os.File) error { return errors.New("wrong") }); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, err := tier.Open("key", func(io.ReaderAt) error { return errors.New("wrong") }); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Open: %v, want absence", err)
 	}
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
@@ -116,7 +117,7 @@ func TestClockJumps(t *testing.T) {
 			tier = reopen(t, dir)
 			defer tier.Close()
 			checked := false
-			f, _, err := tier.Open("key", func(*os.File) error { checked = true; return nil })
+			f, _, err := tier.Open("key", func(io.ReaderAt) error { checked = true; return nil })
 			if err != nil {
 				t.Fatal(err)
 			}
