@@ -127,11 +127,18 @@ func (h *Handler) fail(a *answer, err error) {
 	if a.r.Context().Err() != nil && !a.cut() {
 		status, line = statusClientGone, "the client has gone"
 	}
-	h.logFailure(a, status, line, err)
-	if status >= http.StatusInternalServerError && h.answersAbsent(a, err) {
+	refusal := isRefusal(status, err)
+	failed := status >= http.StatusInternalServerError && !refusal
+	if failed && h.answersAbsent(a, err) {
 		a.w.Header().Set("Cache-Status", h.statuses.unavailable)
 		status, line = http.StatusNotFound, "not known to be in this cache, whose storage can't be reached"
 		h.metrics.lookup(a.kind, a.r.Method, resultUnavailable)
+	}
+	switch {
+	case failed:
+		h.failures.note(line, failure{a.r.Method, a.r.URL.Path, status, err})
+	case refusal, !a.reads():
+		h.logRefused(a, status, err)
 	}
 	h.setFailureHeaders(a, status, err)
 	h.countFailure(a, status, err)
@@ -187,21 +194,16 @@ func (h *Handler) countFailure(a *answer, status int, err error) {
 	a.seconds = func() prometheus.Observer { return h.metrics.seconds(a.kind, result) }
 }
 
-// logFailure has the log say which client was refused, so that whoever tries
-// tokens can be found.
-func (h *Handler) logFailure(a *answer, status int, line string, err error) {
-	refusal := status == http.StatusUnauthorized || status == http.StatusForbidden ||
+// isRefusal reports whether it is for who the client is that it gets no other
+// answer, or since nobody may do this.
+func isRefusal(status int, err error) bool {
+	return status == http.StatusUnauthorized || status == http.StatusForbidden ||
 		errors.Is(err, errUploadsDisabled) || errors.Is(err, auth.ErrThrottled)
-	switch {
-	case status >= http.StatusInternalServerError && !refusal:
-		h.failures.note(line, failure{a.r.Method, a.r.URL.Path, status, err})
-	case refusal, !a.reads():
-		h.logRefused(a, status, err)
-	}
 }
 
-// logRefused has one line for each write that was refused, and for reads, of which
-// a client may make any number, one for each client and minute.
+// logRefused has the log say which client was refused, so that whoever tries tokens
+// can be found: in a line for each write, and for reads, of which a client may
+// make any number, in one for each client and minute.
 func (h *Handler) logRefused(a *answer, status int, err error) {
 	client := a.client()
 	if a.reads() && !h.refused.first(auth.Network(client)) {

@@ -83,6 +83,28 @@ func TestOutageAnswersAbsent(t *testing.T) {
 	c.awaitStatus(t, narinfoPath(cold), http.StatusOK).wantBody(t, cold.Text())
 }
 
+// TestBuildInAnOutage: with `absent` a build goes on without the cache; else it
+// ends, as long as the client does not say otherwise.
+func TestBuildInAnOutage(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	ends, goesOn := startCache(t, o), startCache(t, o, "outage_answers absent")
+	o.bucket.setFault(refuse)
+	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
+		n := newNixClient(t, flavor)
+		writeFile(t, n.dir+"/closure.nix", closureNix)
+		build := func(c *cache) (string, error) {
+			return n.try(t, "nix-build", "--no-out-link", "--option", "substituters", c.HTTP, "--argstr", "nonce", nonce(t), "/mnt/closure.nix")
+		}
+		if out, err := build(ends); err == nil {
+			t.Errorf("the build does not need the cache: %s", out)
+		}
+		if out, err := build(goesOn); err != nil {
+			t.Errorf("the build does not go on: %v: %s", err, out)
+		}
+	})
+}
+
 // awaitStatus repeats a GET until it has this status, and returns its answer.
 func (c *cache) awaitStatus(tb testing.TB, path string, status int) answer {
 	tb.Helper()
