@@ -175,7 +175,9 @@ func fuzzHandler(tb testing.TB, m *origintest.Memory) *Handler {
 		failures:          &failureLog{log: log},
 		missing:           new(missingNARs),
 		refused:           new(refusedClients),
+		ready:             newReadiness(m, log, func(bool) {}),
 	}
+	tb.Cleanup(h.ready.end)
 	var err error
 	if h.set, err = h.resolve(caddy.NewReplacer()); err != nil {
 		tb.Fatal(err)

@@ -154,7 +154,7 @@ func TestR2MissingBucketAndBadKey(t *testing.T) {
 	for _, tt := range []struct {
 		origin *r2.Origin
 		want   string
-	}{{missing, "there is no bucket missing"}, {refused, "refused the credentials"}} {
+	}{{missing, "bucket missing at"}, {refused, "refused the credentials"}} {
 		_, err := tt.origin.Stat(t.Context(), "a.narinfo")
 		_, unavailable := errors.AsType[*origin.UnavailableError](err)
 		if err == nil || errors.Is(err, fs.ErrNotExist) || unavailable || !strings.Contains(err.Error(), tt.want) {
