@@ -121,7 +121,7 @@ func (tierCollector) Collect(ch chan<- prometheus.Metric) {
 		p := v.(*pooledCache)
 		names, tiers := p.names.String(), p.cache.Tiers()
 		addTier(sums, tierLabels{names, "memory"}, tiers.Memory)
-		if tiers.DiskOpen {
+		if tiers.Disk.Limit > 0 { // while the disk hangs, too
 			addTier(sums, tierLabels{names, "disk"}, tiers.Disk)
 		}
 		if others, known := open[names]; tiers.DiskWanted {

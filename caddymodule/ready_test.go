@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stevedores-org/nix-cache/caddymodule/cache/disk"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin"
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/guard"
 )
@@ -135,6 +136,31 @@ func TestPublicCause(t *testing.T) {
 		got := publicCause(test.err)
 		if !strings.Contains(got, test.want) || strings.Contains(got, "example") || strings.Contains(got, "10.0.0.1") || strings.Contains(got, "/srv") {
 			t.Errorf("%v: %q, want %q", test.err, got, test.want)
+		}
+	}
+}
+
+// TestPublicDiskCause: nor has what they may read of the disk tier.
+func TestPublicDiskCause(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{nil, "it is being opened"},
+		{disk.ErrStalled, "its disk does not answer"},
+		{disk.ErrInUse, "another process has its directory"},
+		{&disk.ForeignError{Dir: "/srv/tier", Names: []string{"notes"}}, "its directory has files of others"},
+		{&fs.PathError{Op: "open", Path: "/srv/tier/lock", Err: syscall.EACCES}, "permission denied"},
+		{&fs.PathError{Op: "open", Path: "/srv/tier/lock", Err: syscall.EROFS}, "its file system is read-only"},
+		{&fs.PathError{Op: "open", Path: "/srv/tier/lock", Err: syscall.ENOSPC}, "its file system is full"},
+		{errors.New("of /srv/tier"), "the log has the reason"},
+	} {
+		err := test.err
+		if err != nil {
+			err = fmt.Errorf("open disk tier /srv/tier: %w", err)
+		}
+		if got := publicDiskCause(err); got != test.want {
+			t.Errorf("%v: %q, want %q", err, got, test.want)
 		}
 	}
 }
