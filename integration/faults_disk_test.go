@@ -503,6 +503,19 @@ func spoilBelow(tb testing.TB, image, file string, block []byte) {
 // badBlock is where the tests below have the disk fail.
 const badBlock = 8_000_000 &^ 4095
 
+// uploadToDisk brings a package to disk without a client that has had it whole: one
+// that comes again would have the file hashed first.
+func (c *cache) uploadToDisk(tb testing.TB, p nixtest.Package) {
+	tb.Helper()
+	c.upload(tb, p)
+	eventually(tb, "the NAR on disk", func() error {
+		if got := c.head(tb, narPath(p)).Header.Get("Cache-Status"); got != diskHit {
+			return fmt.Errorf("Cache-Status is %q", got)
+		}
+		return nil
+	})
+}
+
 // TestDiskBlockUnreadable: a client that is sent a file of which the disk can't
 // read a block gets the rest from the origin, and who comes next all of it.
 func TestDiskBlockUnreadable(t *testing.T) {
@@ -512,8 +525,7 @@ func TestDiskBlockUnreadable(t *testing.T) {
 	c := startOnTier(t, o, dir+"/tier")
 	for name, way := range waysToRead {
 		p := signedPackage("unreadable-"+name, 12_000_000)
-		o.lay(t, p)
-		c.getUntil(t, narPath(p), diskHit)
+		c.uploadToDisk(t, p)
 		spoilBelow(t, image, tierFile(t, dir+"/tier", narPath(p)), p.File[badBlock:badBlock+4096])
 		o.bucket.take()
 		a := c.get(t, narPath(p), header("Range", way.spec))
@@ -525,8 +537,7 @@ func TestDiskBlockUnreadable(t *testing.T) {
 	c.logged(t, "disk tier entry dropped: it can't be read")
 
 	wrong := signedPackage("unreadable-and-damaged", 12_000_000)
-	o.lay(t, wrong)
-	c.getUntil(t, narPath(wrong), diskHit)
+	c.uploadToDisk(t, wrong)
 	spoilBelow(t, image, tierFile(t, dir+"/tier", narPath(wrong)), wrong.File[badBlock:badBlock+4096])
 	o.bucket.setFault(func(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(&flipWriter{w}, r) })
 	if a, err := c.try(t, "GET", narPath(wrong), nil); err == nil {
@@ -542,9 +553,8 @@ func TestDiskGone(t *testing.T) {
 	o := r2Origin(t)
 	c := startOnTier(t, o, dir+"/tier")
 	p, cold := signedPackage("gone", 12_000_000), signedPackage("gone-cold", 3_000_000)
-	o.lay(t, p)
 	o.lay(t, cold)
-	c.getUntil(t, narPath(p), diskHit)
+	c.uploadToDisk(t, p)
 	file := tierFile(t, dir+"/tier", narPath(p))
 	spoilBelow(t, image, file, p.File[4096:8192])
 	if err := os.Truncate(image, 0); err != nil {
@@ -566,8 +576,7 @@ func TestDiskBlockUnreadableForNix(t *testing.T) {
 	c := startOnTier(t, o, dir+"/tier")
 	forEachNix(t, func(t *testing.T, flavor nixFlavor) {
 		p := signedPackage("unreadable-for-"+flavor.name, 12_000_000)
-		o.lay(t, p)
-		c.getUntil(t, narPath(p), diskHit)
+		c.uploadToDisk(t, p)
 		spoilBelow(t, image, tierFile(t, dir+"/tier", narPath(p)), p.File[badBlock:badBlock+4096])
 		newNixClient(t, flavor).pull(t, c.HTTP, p.NARInfo.StorePath.String())
 	})
