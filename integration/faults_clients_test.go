@@ -120,9 +120,9 @@ func TestSlowClients(t *testing.T) {
 }
 
 // TestClientsThatDontRead: who is passed a file through and doesn't read it holds
-// nothing that others wait for, and gets the rest when it reads on.
+// nothing that others wait for, and gets the rest when it reads on. Not beside other
+// tests, since it measures how long the others wait.
 func TestClientsThatDontRead(t *testing.T) {
-	t.Parallel()
 	large, small := signedPackage("unread", 12_000_000), signedPackage("others", 100_000)
 	for name, tt := range map[string]struct {
 		path  string
@@ -134,7 +134,6 @@ func TestClientsThatDontRead(t *testing.T) {
 		"a log":                       {"/log/" + strings.Repeat("0", 32) + "-unread.drv", nil, []string{"GET"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			o := r2Origin(t)
 			o.lay(t, small)
 			o.put(t, tt.path[1:], large.File)
