@@ -83,7 +83,7 @@ unit() {
 	go_test -race -timeout 10m "$@" $(unit_packages)
 }
 
-# What runs in parallel there waits for time-outs.
+# Most of what runs in parallel there waits: for time-outs, for Nix, for processes to start.
 integration() { go_test -race -count=1 -parallel 8 -timeout 45m "$@" ./integration; }
 
 soak() { SOAK=${SOAK:-10m} go_test -race -count=1 -timeout 0 -run '^TestSoak$' "$@" ./integration; }
