@@ -3,8 +3,8 @@ package caddymodule
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/internal/fair"
@@ -60,22 +60,24 @@ var errTooSlow = errors.New("hardly anything came for a minute")
 type steadyBody struct {
 	a    *answer
 	left time.Duration // of silence
+	set  time.Time     // the deadline that is set
 }
 
-func newSteadyBody(a *answer) *steadyBody { return &steadyBody{a, maxSilence} }
+func newSteadyBody(a *answer) *steadyBody { return &steadyBody{a: a, left: maxSilence} }
 
 func (b *steadyBody) Read(p []byte) (int, error) {
 	begun := time.Now()
-	b.deadline(begun.Add(b.left))
+	if at := begun.Add(b.left); at.Sub(b.set).Abs() > time.Second { // it costs something over HTTP/2
+		b.deadline(at)
+	}
 	n, err := b.a.r.Body.Read(p)
 	b.left -= time.Since(begun)
-	late := b.left <= 0
 	b.left = min(b.left+time.Duration(n)*time.Second/leastRate, maxSilence)
 	if err == nil {
 		return n, nil
 	}
 	b.deadline(time.Time{}) // what is watched from here on is that the client stays
-	if late && err != io.EOF {
+	if errors.Is(err, os.ErrDeadlineExceeded) && b.a.r.Context().Err() == nil {
 		err = errTooSlow
 	}
 	return n, err
@@ -83,6 +85,7 @@ func (b *steadyBody) Read(p []byte) (int, error) {
 
 // deadline is of no use to who is cut: see uploadSet, which sets one of its own.
 func (b *steadyBody) deadline(at time.Time) {
+	b.set = at
 	control := http.NewResponseController(b.a.w)
 	control.SetReadDeadline(at)
 	if b.a.r.Context().Err() != nil {
