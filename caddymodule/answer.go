@@ -24,6 +24,7 @@ type answer struct {
 	status int
 	begun  time.Time
 	from   netip.Addr // once client was called
+	asking asking     // once context was
 
 	seconds func() prometheus.Observer // of the answer's duration; nil: of none
 }
@@ -43,7 +44,22 @@ func (a *answer) client() netip.Addr {
 
 // context is the request's, for what may have to ask the origin.
 func (a *answer) context() context.Context {
-	return origin.WithAsker(a.r.Context(), origin.Asker{Client: auth.Network(a.client())})
+	a.asking = asking{a.r.Context(), a.client()}
+	return &a.asking
+}
+
+// asking is a request's context, which has an origin.Asker for those who need one:
+// most reads don't.
+type asking struct {
+	context.Context
+	client netip.Addr
+}
+
+func (c *asking) Value(key any) any {
+	if key == origin.AskerKey {
+		return origin.Asker{Client: auth.Network(c.client)}
+	}
+	return c.Context.Value(key)
 }
 
 // body answers with a short text, whose headers but length are set.

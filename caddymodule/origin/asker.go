@@ -30,6 +30,10 @@ var ErrUnwanted = errors.New("not asked, since nobody waits for the answer any m
 
 type askerKey struct{}
 
+// AskerKey is the key of a context's Asker, for contexts that make one when they
+// are asked for it.
+var AskerKey any = askerKey{}
+
 // WithAsker returns a context for operations on behalf of a.
 func WithAsker(ctx context.Context, a Asker) context.Context {
 	return context.WithValue(ctx, askerKey{}, a)
