@@ -52,7 +52,10 @@ func (p *part) put(b []byte) (int, error) {
 		return n, nil
 	}
 	size := max(min(p.limit-p.size, chunkSize), 1)
-	chunk := p.spool.take(p, size)
+	var chunk []byte
+	if p.filed == 0 { // else it goes on in its file, and leaves memory to others
+		chunk = p.spool.take(p, size)
+	}
 	if chunk == nil {
 		n, err := p.spill(b[:min(len(b), copySize)])
 		p.spool.diskTook(err)
