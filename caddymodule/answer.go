@@ -44,20 +44,20 @@ func (a *answer) client() netip.Addr {
 
 // context is the request's, for what may have to ask the origin.
 func (a *answer) context() context.Context {
-	a.asking = asking{a.r.Context(), a.client()}
+	a.asking = asking{a.r.Context(), a.r}
 	return &a.asking
 }
 
-// asking is a request's context, which has an origin.Asker for those who need one:
-// most reads don't.
+// asking is a request's context that makes an origin.Asker when it is asked for
+// one: a read that hits needs none.
 type asking struct {
 	context.Context
-	client netip.Addr
+	r *http.Request
 }
 
 func (c *asking) Value(key any) any {
 	if key == origin.AskerKey {
-		return origin.Asker{Client: auth.Network(c.client)}
+		return origin.Asker{Client: auth.Network(clientAddr(c.r))}
 	}
 	return c.Context.Value(key)
 }

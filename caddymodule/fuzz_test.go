@@ -173,7 +173,7 @@ func fuzzHandler(tb testing.TB, m *origintest.Memory) *Handler {
 		statuses:          newCacheStatuses(defaultName),
 		log:               log,
 		failures:          &failureLog{log: log},
-		missing:           new(missingNARs),
+		missing:           newMissingNARs(),
 		refused:           new(refusedClients),
 		ready:             newReadiness(m, log, func(bool) {}),
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
+	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
 
 // get answers GET and HEAD of a file.
@@ -45,7 +46,7 @@ func (h *Handler) get(a *answer) {
 	h.setFileHeaders(a.w.Header(), a.path.Kind(), o.Info, h.statuses.found[o.Result])
 	sent := a.send(o)
 	counters.bytes.Add(float64(sent))
-	if a.status == http.StatusOK && sent == o.Size {
+	if a.path.Kind() == nix.KindNAR && a.status == http.StatusOK && sent == o.Size {
 		h.files.Delivered(a.path, a.client())
 	}
 }
@@ -142,7 +143,10 @@ func conditional(header http.Header) bool {
 // wanted is what the request asks for, as far as that can be told before the
 // file's size is known.
 func (a *answer) wanted() cache.Wanted {
-	want := cache.Wanted{Client: a.client()}
+	var want cache.Wanted
+	if a.path.Kind() == nix.KindNAR { // for others it makes no difference
+		want.Client = a.client()
+	}
 	asked := parseRange(a.r.Header.Get("Range"))
 	if len(asked.specs) != 1 || conditional(a.r.Header) {
 		return want

@@ -30,7 +30,7 @@ func hotHandler(tb testing.TB) *Handler {
 		metrics:        newHandlerMetrics("bench", new(cache.Counters)),
 		statuses:       newCacheStatuses(defaultName),
 		failures:       &failureLog{log: slog.New(slog.DiscardHandler)},
-		missing:        new(missingNARs),
+		missing:        newMissingNARs(),
 		refused:        new(refusedClients),
 	}
 	h.files = c.Namespace("bench", dir.New(root), cache.Policy{}, h.metrics.fills, slog.New(slog.DiscardHandler))

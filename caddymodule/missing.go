@@ -1,13 +1,16 @@
 package caddymodule
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"net/http"
 	"sync"
+	"time"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
+	"github.com/stevedores-org/nix-cache/caddymodule/internal/bounded"
 	"github.com/stevedores-org/nix-cache/caddymodule/nix"
 )
 
@@ -16,18 +19,20 @@ import (
 // gone: so they are answered by what the origin has, where the tiers have it too. All
 // others are served by the tiers.
 
-// confirm returns an absence if the file is gone from the origin, for who is about
-// to upload. An origin that does not answer changes nothing.
+// confirm returns an absence if a file is gone from the origin that the tiers have,
+// to a client that may upload. A pull with such a token looks the same as a push, so
+// a narinfo is asked about once in confirmedFor. An origin that does not answer
+// changes nothing.
 func (h *Handler) confirm(a *answer) error {
-	kind := a.path.Kind()
-	if kind != nix.KindNARInfo && (kind != nix.KindNAR || a.r.Method != http.MethodHead) || !h.mayUpload(a.r) {
-		return nil
+	var gone bool
+	switch kind := a.path.Kind(); {
+	case kind == nix.KindNARInfo && h.mayUpload(a.r):
+		gone = h.isNARInfoGone(a)
+	case kind == nix.KindNAR && a.r.Method == http.MethodHead && h.mayUpload(a.r):
+		gone = h.isDamaged(a.path) || h.files.Keeps(a.path) && h.isGone(a.context(), a.path)
 	}
-	if h.damaged(a.path) || h.files.Keeps(a.path) && h.isGone(a, a.path) {
+	if gone {
 		return &cache.AbsentError{Path: a.path.String(), Result: cache.Miss}
-	}
-	if kind == nix.KindNARInfo && a.r.Method == http.MethodGet {
-		return h.confirmNAR(a)
 	}
 	return nil
 }
@@ -45,29 +50,59 @@ func (h *Handler) mayUpload(r *http.Request) bool {
 
 // isGone asks the origin. The caches over it drop what is gone: see
 // [cache.WriteThrough]. What is damaged is as good as gone.
-func (h *Handler) isGone(a *answer, p nix.CachePath) bool {
-	if h.damaged(p) {
+func (h *Handler) isGone(ctx context.Context, p nix.CachePath) bool {
+	if h.isDamaged(p) {
 		return true
 	}
-	_, err := h.receiver.Origin.Stat(a.context(), p.String())
+	_, err := h.receiver.Origin.Stat(ctx, p.String())
 	return errors.Is(err, fs.ErrNotExist)
 }
 
-// confirmNAR takes a narinfo whose NAR is gone for absent: clients that find it
-// send neither again.
-func (h *Handler) confirmNAR(a *answer) error {
+// isNARInfoGone asks the origin for a narinfo and its NAR at the same time: a client
+// that finds a narinfo without its NAR would send neither again.
+func (h *Handler) isNARInfoGone(a *answer) bool {
+	if h.missing.confirmedLately(a.path) {
+		return false
+	}
+	kept := h.files.Keeps(a.path)
+	nar, ok := h.narOf(a)
+	if !ok {
+		return false // the answer says why
+	}
+	var (
+		ctx                  = a.context()
+		narinfoGone, narGone bool
+		asking               sync.WaitGroup
+	)
+	if kept { // else the origin has just answered
+		asking.Go(func() { narinfoGone = h.isGone(ctx, a.path) })
+	}
+	asking.Go(func() { narGone = h.isGone(ctx, nar) })
+	asking.Wait()
+	switch {
+	case narinfoGone:
+		return true
+	case narGone:
+		h.missing.promise(nar, a.path)
+		h.noteMissing(nar)
+		return true
+	}
+	h.missing.confirm(a.path)
+	return false
+}
+
+// narOf returns the NAR of the narinfo that is asked for.
+func (h *Handler) narOf(a *answer) (nix.CachePath, bool) {
 	o, err := h.files.Open(a.context(), a.path, a.wanted())
 	if err != nil {
-		return nil // it is told by who asks next
+		return nix.CachePath{}, false
 	}
 	defer o.Close()
 	n, err := nix.ParseNARInfo(o.Bytes)
-	if err != nil || !h.isGone(a, n.NARPath()) {
-		return nil
+	if err != nil {
+		return nix.CachePath{}, false
 	}
-	h.missing.promise(n.NARPath(), a.path)
-	h.noteMissing(n.NARPath())
-	return &cache.AbsentError{Path: a.path.String(), Result: cache.Miss}
+	return n.NARPath(), true
 }
 
 // noteNARInfo remembers which NAR a narinfo that is served promises. One from
@@ -94,49 +129,47 @@ func (h *Handler) noteMissing(nar nix.CachePath) {
 	}
 }
 
-// maxPromises bounds the memory of missingNARs, about 300 bytes each. Clients ask for
-// a NAR soon after its narinfo.
-const maxPromises = 10_000
+const (
+	// maxPromises bounds each of missingNARs' memories, 150 to 300 bytes an entry.
+	// Clients ask for a NAR soon after its narinfo.
+	maxPromises = 10_000
 
-// missingNARs has the NARs that narinfos promise, of the narinfos that were seen
-// last, and which of the NARs have been told of as missing. Its zero value is ready
-// for use.
+	// confirmedFor is how long it counts that the origin had a narinfo and its NAR.
+	confirmedFor = 5 * time.Minute
+)
+
+// missingNARs has what is known of narinfos and the NARs that they promise, of those
+// that were seen last.
 type missingNARs struct {
-	mu struct {
-		sync.Mutex
-		narinfos map[nix.CachePath]nix.CachePath // by NAR
-		order    []nix.CachePath                 // NARs, oldest first
-		told     map[nix.CachePath]bool
+	narinfos  *bounded.Map[nix.CachePath, nix.CachePath] // by NAR
+	told      *bounded.Map[nix.CachePath, struct{}]      // NARs whose absence was logged
+	confirmed *bounded.Map[nix.CachePath, time.Time]     // when the origin had a narinfo and its NAR
+}
+
+func newMissingNARs() *missingNARs {
+	return &missingNARs{
+		narinfos:  bounded.NewMap[nix.CachePath, nix.CachePath](maxPromises),
+		told:      bounded.NewMap[nix.CachePath, struct{}](maxPromises),
+		confirmed: bounded.NewMap[nix.CachePath, time.Time](maxPromises),
 	}
 }
 
-func (m *missingNARs) promise(nar, narinfo nix.CachePath) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.mu.narinfos == nil {
-		m.mu.narinfos = make(map[nix.CachePath]nix.CachePath)
-		m.mu.told = make(map[nix.CachePath]bool)
-	}
-	if _, there := m.mu.narinfos[nar]; !there {
-		m.mu.order = append(m.mu.order, nar)
-	}
-	m.mu.narinfos[nar] = narinfo
-	if len(m.mu.order) > maxPromises {
-		delete(m.mu.narinfos, m.mu.order[0])
-		delete(m.mu.told, m.mu.order[0])
-		m.mu.order = m.mu.order[1:]
-	}
-}
+func (m *missingNARs) promise(nar, narinfo nix.CachePath) { m.narinfos.Set(nar, narinfo) }
 
 // find returns the narinfo that promises a NAR, zero if none is known, and whether
 // it is asked for the first time.
 func (m *missingNARs) find(nar nix.CachePath) (narinfo nix.CachePath, first bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	narinfo, there := m.mu.narinfos[nar]
-	if !there || m.mu.told[nar] {
+	narinfo, there := m.narinfos.Get(nar)
+	if !there {
 		return narinfo, false
 	}
-	m.mu.told[nar] = true
-	return narinfo, true
+	_, told := m.told.Set(nar, struct{}{})
+	return narinfo, !told
+}
+
+func (m *missingNARs) confirm(narinfo nix.CachePath) { m.confirmed.Set(narinfo, time.Now()) }
+
+func (m *missingNARs) confirmedLately(narinfo nix.CachePath) bool {
+	at, ok := m.confirmed.Get(narinfo)
+	return ok && time.Since(at) < confirmedFor
 }

@@ -184,10 +184,10 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		return h.Source.locate("origin", err)
 	}
 	h.ready = newReadiness(unqueued(h.origin), h.log, h.metrics.originUp)
-	h.missing = new(missingNARs)
+	h.missing = newMissingNARs()
 	h.receiver = &upload.Receiver{
 		Origin:            cache.WriteThrough(h.origin, h.parts),
-		Damaged:           h.damaged,
+		Damaged:           h.isDamaged,
 		TrustedKeys:       h.set.trustedKeys,
 		SignWith:          h.set.signWith,
 		OnDivergence:      h.set.onDivergence,

@@ -89,7 +89,7 @@ func (h *Handler) parts() []*cache.Namespace {
 }
 
 // damaged reports whether a cache over h's origin has found a file damaged there.
-func (h *Handler) damaged(p nix.CachePath) bool {
+func (h *Handler) isDamaged(p nix.CachePath) bool {
 	return slices.ContainsFunc(h.parts(), func(files *cache.Namespace) bool { return files.Damaged(p) })
 }
 

@@ -3,6 +3,7 @@ package stall
 import (
 	"errors"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,13 +37,14 @@ func TestAHangingDisk(t *testing.T) {
 		var said []bool
 		w := watched(&said)
 		thaw := make(chan struct{})
-		begun, undone := 0, 0
+		begun := 0
+		var undone atomic.Int64
 		begin := time.Now()
 		results := make(chan error)
 		const many = 3 * maxOperations
 		for range many {
 			go func() {
-				results <- w.Do(patience, func() error { begun++; <-thaw; return nil }, func() { undone++ })
+				results <- w.Do(patience, func() error { begun++; <-thaw; return nil }, func() { undone.Add(1) })
 			}()
 			synctest.Wait()
 		}
@@ -66,8 +68,8 @@ func TestAHangingDisk(t *testing.T) {
 		}
 		close(thaw)
 		synctest.Wait()
-		if undone != maxOperations || finished != 1 || w.Stalled() || !slices.Equal(said, []bool{true, false}) {
-			t.Errorf("undone %d, finished %d, stalled %v, said %v", undone, finished, w.Stalled(), said)
+		if undone.Load() != maxOperations || finished != 1 || w.Stalled() || !slices.Equal(said, []bool{true, false}) {
+			t.Errorf("undone %d, finished %d, stalled %v, said %v", undone.Load(), finished, w.Stalled(), said)
 		}
 		if err := w.Do(patience, func() error { return nil }, nil); err != nil {
 			t.Error(err)

@@ -47,6 +47,7 @@ var ownImports = map[string][]string{
 	"caddymodule/cache/disk":          {"caddymodule/internal/stall"},
 	"caddymodule/internal/content":    {"caddymodule/internal/decompress", "caddymodule/nix"},
 	"caddymodule/internal/decompress": {"caddymodule/nix"},
+	"caddymodule/internal/bounded":    nil,
 	"caddymodule/internal/durable":    nil,
 	"caddymodule/nix":                 nil,
 	"caddymodule/nix/nixtest":         {"caddymodule/nix"},
