@@ -44,7 +44,9 @@ func (a *answer) client() netip.Addr {
 
 // context is the request's, for what may have to ask the origin.
 func (a *answer) context() context.Context {
-	a.asking = asking{a.r.Context(), a.r}
+	if a.asking.r != a.r { // else it is in use already
+		a.asking = asking{a.r.Context(), a.r}
+	}
 	return &a.asking
 }
 

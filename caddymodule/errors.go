@@ -88,7 +88,7 @@ func statusOf(method string, err error) (status int, line string) {
 	case errors.Is(err, fs.ErrNotExist):
 		return http.StatusNotFound, "not in this cache"
 	case errors.As(err, &damaged):
-		return http.StatusBadGateway, "the cache's storage has a damaged copy of this file; have it deleted and upload it again"
+		return http.StatusBadGateway, "the cache's storage has a damaged copy of this file; push the package again"
 	case errors.As(err, &busy):
 		return http.StatusServiceUnavailable, "the cache is busy; try again in a few seconds"
 	case errors.Is(err, errUploadsBusy):

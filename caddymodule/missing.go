@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io/fs"
 	"net/http"
-	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/stevedores-org/nix-cache/caddymodule/auth"
 	"github.com/stevedores-org/nix-cache/caddymodule/cache"
@@ -37,58 +39,88 @@ func (h *Handler) confirm(a *answer) error {
 	return nil
 }
 
-// mayUpload reports whether a read is by a token with that right. Who it is has
-// been looked at already where the cache is private.
+// mayUpload reports whether a read is by a token with that right. A read is not
+// delayed for a wrong token, so an address that has presented several is not told
+// of one that is right.
 func (h *Handler) mayUpload(r *http.Request) bool {
 	presented, err := auth.Presented(r)
-	if err != nil {
+	if err != nil || h.throttle.Suspects(clientAddr(r)) {
 		return false
 	}
 	token, err := h.set.authorities.Identify(r.Context(), presented)
+	if errors.Is(err, auth.ErrUnknownCredential) && !h.Private { // else it was counted at the door
+		h.throttle.Count(clientAddr(r))
+		h.metrics.authFailure(authReason(err))
+	}
 	return err == nil && token.Rights.Has(auth.Upload)
 }
 
-// isGone asks the origin. The caches over it drop what is gone: see
-// [cache.WriteThrough]. What is damaged is as good as gone.
+// isGone asks the origin; see has.
 func (h *Handler) isGone(ctx context.Context, p nix.CachePath) bool {
+	has, err := h.has(ctx, p)
+	return err == nil && !has
+}
+
+// has asks the origin for a file. The caches over it drop what is gone: see
+// [cache.WriteThrough]. What is damaged is as good as gone.
+func (h *Handler) has(ctx context.Context, p nix.CachePath) (bool, error) {
 	if h.isDamaged(p) {
-		return true
+		return false, nil
 	}
 	_, err := h.receiver.Origin.Stat(ctx, p.String())
-	return errors.Is(err, fs.ErrNotExist)
+	if errors.Is(err, fs.ErrNotExist) {
+		h.missing.doubt()
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // isNARInfoGone asks the origin for a narinfo and its NAR at the same time: a client
 // that finds a narinfo without its NAR would send neither again.
 func (h *Handler) isNARInfoGone(a *answer) bool {
-	if h.missing.confirmedLately(a.path) {
-		return false
+	if nar, ok := h.missing.confirmedLately(a.path); ok {
+		return h.isDamaged(nar)
 	}
+	doubts := h.missing.doubts.Load()
 	kept := h.files.Keeps(a.path)
 	nar, ok := h.narOf(a)
 	if !ok {
 		return false // the answer says why
 	}
-	var (
-		ctx                  = a.context()
-		narinfoGone, narGone bool
-		asking               sync.WaitGroup
-	)
-	if kept { // else the origin has just answered
-		asking.Go(func() { narinfoGone = h.isGone(ctx, a.path) })
-	}
-	asking.Go(func() { narGone = h.isGone(ctx, nar) })
-	asking.Wait()
+	there, err := h.hasBoth(a.context(), a.path, nar, kept)
 	switch {
-	case narinfoGone:
-		return true
-	case narGone:
+	case err != nil:
+		return false // nothing better is known than what the tiers have
+	case there.narinfo && there.nar:
+		h.missing.confirm(a.path, confirmation{nar: nar, at: time.Now(), doubts: doubts})
+		return false
+	case there.narinfo:
 		h.missing.promise(nar, a.path)
 		h.noteMissing(nar)
-		return true
 	}
-	h.missing.confirm(a.path)
-	return false
+	return true
+}
+
+// presence says which of a narinfo and its NAR the origin has.
+type presence struct{ narinfo, nar bool }
+
+// hasBoth asks for a narinfo, unless the origin has just answered with it, and its
+// NAR.
+func (h *Handler) hasBoth(ctx context.Context, narinfo, nar nix.CachePath, kept bool) (presence, error) {
+	there := presence{narinfo: !kept}
+	asking, ctx := errgroup.WithContext(ctx)
+	if kept {
+		asking.Go(func() (err error) {
+			there.narinfo, err = h.has(ctx, narinfo)
+			return err
+		})
+	}
+	asking.Go(func() (err error) {
+		there.nar, err = h.has(ctx, nar)
+		return err
+	})
+	err := asking.Wait()
+	return there, err
 }
 
 // narOf returns the NAR of the narinfo that is asked for.
@@ -122,6 +154,7 @@ func (h *Handler) noteMissing(nar nix.CachePath) {
 	if narinfo.IsZero() {
 		return
 	}
+	h.missing.doubt()
 	h.metrics.narMissing()
 	if first {
 		h.log.Error("a NAR is missing whose narinfo is there: push the package again, or delete the narinfo",
@@ -143,14 +176,23 @@ const (
 type missingNARs struct {
 	narinfos  *bounded.Map[nix.CachePath, nix.CachePath] // by NAR
 	told      *bounded.Map[nix.CachePath, struct{}]      // NARs whose absence was logged
-	confirmed *bounded.Map[nix.CachePath, time.Time]     // when the origin had a narinfo and its NAR
+	confirmed *bounded.Map[nix.CachePath, confirmation]  // by narinfo
+	doubts    atomic.Uint64                              // how often a file was found gone, or removed
+}
+
+// confirmation says that the origin had a narinfo and its NAR. It counts for
+// confirmedFor, and until the next doubt.
+type confirmation struct {
+	nar    nix.CachePath
+	at     time.Time
+	doubts uint64 // before the origin was asked
 }
 
 func newMissingNARs() *missingNARs {
 	return &missingNARs{
 		narinfos:  bounded.NewMap[nix.CachePath, nix.CachePath](maxPromises),
 		told:      bounded.NewMap[nix.CachePath, struct{}](maxPromises),
-		confirmed: bounded.NewMap[nix.CachePath, time.Time](maxPromises),
+		confirmed: bounded.NewMap[nix.CachePath, confirmation](maxPromises),
 	}
 }
 
@@ -167,9 +209,13 @@ func (m *missingNARs) find(nar nix.CachePath) (narinfo nix.CachePath, first bool
 	return narinfo, !told
 }
 
-func (m *missingNARs) confirm(narinfo nix.CachePath) { m.confirmed.Set(narinfo, time.Now()) }
+// doubt ends all confirmations: where one file is gone, others may be.
+func (m *missingNARs) doubt() { m.doubts.Add(1) }
 
-func (m *missingNARs) confirmedLately(narinfo nix.CachePath) bool {
-	at, ok := m.confirmed.Get(narinfo)
-	return ok && time.Since(at) < confirmedFor
+func (m *missingNARs) confirm(narinfo nix.CachePath, c confirmation) { m.confirmed.Set(narinfo, c) }
+
+// confirmedLately returns the NAR of a narinfo if both were there a moment ago.
+func (m *missingNARs) confirmedLately(narinfo nix.CachePath) (nar nix.CachePath, ok bool) {
+	c, ok := m.confirmed.Get(narinfo)
+	return c.nar, ok && time.Since(c.at) < confirmedFor && c.doubts == m.doubts.Load()
 }

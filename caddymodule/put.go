@@ -45,31 +45,15 @@ func (h *Handler) logWrite(p nix.CachePath, token string) *slog.Logger {
 }
 
 func (h *Handler) put(a *answer, p nix.CachePath, token string) {
-	giveBack, err := h.takePlace(a.context(), p.Kind(), token)
-	if err != nil {
-		h.countUpload(a, 0, uploadOutcome{"failed", "busy"})
-		h.fail(a, err)
-		a.drain()
-		return
-	}
-	defer giveBack()
-	incoming := h.files.Incoming(p, a.r.ContentLength)
-	defer incoming.Drop()
 	received := &countingReader{Reader: requestBody{newSteadyBody(a)}}
-	outcome, err := h.receiver.Receive(a.context(), p, upload.Body{
-		Reader:   incoming.Tee(received),
-		Size:     a.r.ContentLength,
-		Encoding: strings.ToLower(a.r.Header.Get("Content-Encoding")),
-		From:     h.uploader(token),
-	})
+	outcome, err := h.receive(a, p, token, received)
 	if err != nil {
-		incoming.Drop()
+		h.missing.doubt() // it may be for a NAR that is gone
 		h.countUpload(a, received.n, failedOutcome(err))
 		h.fail(a, err)
 		a.drain()
 		return
 	}
-	incoming.Publish()
 	if outcome != upload.Stored { // the origin has it from elsewhere, since who knows when
 		h.uploaded(p)
 	}
@@ -82,6 +66,27 @@ func (h *Handler) put(a *answer, p nix.CachePath, token string) {
 	a.text(status, "OK")
 }
 
+// receive takes an upload in, in a place of its token's.
+func (h *Handler) receive(a *answer, p nix.CachePath, token string, body io.Reader) (upload.Outcome, error) {
+	giveBack, err := h.takePlace(a.context(), p.Kind(), token)
+	if err != nil {
+		return "", err
+	}
+	defer giveBack()
+	incoming := h.files.Incoming(p, a.r.ContentLength)
+	defer incoming.Drop()
+	outcome, err := h.receiver.Receive(a.context(), p, upload.Body{
+		Reader:   incoming.Tee(body),
+		Size:     a.r.ContentLength,
+		Encoding: strings.ToLower(a.r.Header.Get("Content-Encoding")),
+		From:     h.uploader(token),
+	})
+	if err == nil {
+		incoming.Publish()
+	}
+	return outcome, err
+}
+
 func (h *Handler) delete(a *answer, p nix.CachePath, token string) {
 	when, err := deletion(a.r.URL.RawQuery)
 	if err != nil {
@@ -92,6 +97,7 @@ func (h *Handler) delete(a *answer, p nix.CachePath, token string) {
 		h.fail(a, err)
 		return
 	}
+	h.missing.doubt()
 	h.logWrite(p, token).Info("deleted")
 	a.text(http.StatusOK, "OK")
 }
@@ -126,8 +132,11 @@ func acceptedOutcome(outcome upload.Outcome) uploadOutcome {
 
 func failedOutcome(err error) uploadOutcome {
 	var rejected *upload.RejectedError
-	if errors.As(err, &rejected) {
+	switch {
+	case errors.As(err, &rejected):
 		return uploadOutcome{"rejected", string(rejected.Reason)}
+	case errors.Is(err, errUploadsBusy):
+		return uploadOutcome{"failed", "busy"}
 	}
 	return uploadOutcome{"failed", "origin"}
 }

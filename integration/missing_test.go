@@ -149,6 +149,69 @@ func TestFilesGoneFromTheBucket(t *testing.T) {
 	c.head(t, narPath(p), pusher).wantStatus(t, http.StatusOK)
 }
 
+// TestConfirmationsEnd: that a narinfo and its NAR were there a moment ago counts for
+// nothing once a file was found gone, or while the bucket doesn't answer.
+func TestConfirmationsEnd(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o, "token janitor "+deleteToken+" delete")
+	pusher := basic(uploadToken)
+	for name, lose := range map[string]func(p nixtest.Package){
+		"found by a HEAD of the NAR": func(p nixtest.Package) {
+			o.remove(t, narPath(p)[1:])
+			c.head(t, narPath(p), pusher).wantStatus(t, http.StatusNotFound)
+		},
+		"found by a push": func(p nixtest.Package) {
+			o.remove(t, narPath(p)[1:])
+			c.put(t, narinfoPath(p), p.Text()).wantStatus(t, http.StatusConflict)
+		},
+		"deleted here": func(p nixtest.Package) {
+			c.do(t, "DELETE", narPath(p)+"?force=true", nil, basic(deleteToken)).wantStatus(t, http.StatusOK)
+		},
+	} {
+		p := signedPackage("confirmed-"+strings.ReplaceAll(name, " ", "-"), 1000)
+		c.upload(t, p)
+		c.get(t, narinfoPath(p), pusher).wantStatus(t, http.StatusOK)
+		lose(p)
+		a := c.get(t, narinfoPath(p), pusher)
+		a.Request += " " + name
+		a.wantStatus(t, http.StatusNotFound)
+		c.put(t, narPath(p), p.File).wantStatus(t, http.StatusCreated)
+	}
+
+	p := signedPackage("not-confirmed", 1000)
+	c.upload(t, p)
+	c.getUntil(t, narinfoPath(p), memoryHit)
+	o.bucket.setFault(refuse)
+	c.get(t, narinfoPath(p), pusher).wantStatus(t, http.StatusOK)
+	o.bucket.setFault(nil)
+	o.remove(t, narPath(p)[1:])
+	eventually(t, "the narinfo without its NAR absent", func() error {
+		if a := c.get(t, narinfoPath(p), pusher); a.Status != http.StatusNotFound {
+			return fmt.Errorf("status %d", a.Status)
+		}
+		return nil
+	})
+}
+
+// TestWrongTokensOnReads: reads are not delayed for a wrong token, but nobody learns
+// from them which one is right.
+func TestWrongTokensOnReads(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startCache(t, o)
+	p := signedPackage("guessed", 1000)
+	c.upload(t, p)
+	for i := range 20 {
+		c.get(t, narinfoPath(p), basic(fmt.Sprint("guess-", i))).wantStatus(t, http.StatusOK)
+	}
+	o.bucket.take()
+	c.get(t, narinfoPath(p), basic(uploadToken)).wantStatus(t, http.StatusOK)
+	if requests := o.bucket.take(); len(requests) > 0 {
+		t.Errorf("the right token shows, after 20 wrong ones, by %v", requests)
+	}
+}
+
 // TestMissingNARs: a NAR that is not there though its narinfo is, is logged once and
 // counted; others are not.
 func TestMissingNARs(t *testing.T) {

@@ -67,6 +67,21 @@ func (t *Throttle) Failed(ctx context.Context, from netip.Addr) error {
 	return nil
 }
 
+// Count counts a failure of an address that is answered at once.
+func (t *Throttle) Count(from netip.Addr) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.fail(Network(from), time.Now())
+}
+
+// Suspects reports whether the next failure of an address would be delayed.
+func (t *Throttle) Suspects(from netip.Addr) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.mu.suspects[Network(from)]
+	return s != nil && s.at(time.Now())+1 > freeFailures
+}
+
 // Network is what is taken for one client: an address of IPv4, or a /64 of IPv6.
 func Network(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
@@ -82,14 +97,7 @@ func Network(a netip.Addr) netip.Prefix {
 func (t *Throttle) count(from netip.Prefix) (*suspect, time.Duration, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	now := time.Now()
-	s := t.mu.suspects[from]
-	if s == nil {
-		s = &suspect{last: now}
-		t.add(from, s)
-	}
-	s.failures = min(s.at(now)+1, mostFailures)
-	s.last = now
+	s := t.fail(from, time.Now())
 	delay := delayAfter(s.failures)
 	if delay == 0 {
 		return s, 0, nil
@@ -100,6 +108,18 @@ func (t *Throttle) count(from netip.Prefix) (*suspect, time.Duration, error) {
 	s.waiting++
 	t.mu.waiting++
 	return s, delay, nil
+}
+
+// fail adds a failure to those of an address. The caller holds the mutex.
+func (t *Throttle) fail(from netip.Prefix, now time.Time) *suspect {
+	s := t.mu.suspects[from]
+	if s == nil {
+		s = &suspect{last: now}
+		t.add(from, s)
+	}
+	s.failures = min(s.at(now)+1, mostFailures)
+	s.last = now
+	return s
 }
 
 func (t *Throttle) leave(s *suspect) {

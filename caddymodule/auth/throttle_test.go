@@ -37,6 +37,29 @@ func provoke(t *testing.T, throttle *Throttle, from netip.Addr) {
 	t.Error("answers don't get slower")
 }
 
+// TestSuspects: failures that are answered at once count, and are forgiven.
+func TestSuspects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		throttle := new(Throttle)
+		for i := range freeFailures {
+			if throttle.Suspects(here) {
+				t.Errorf("suspected after %d failures", i)
+			}
+			throttle.Count(here)
+		}
+		if !throttle.Suspects(here) || throttle.Suspects(there) {
+			t.Errorf("here %v, there %v; want here alone", throttle.Suspects(here), throttle.Suspects(there))
+		}
+		if delay := fail(t, throttle, here); delay == 0 {
+			t.Error("the next failure is not delayed")
+		}
+		time.Sleep(10 * halfLife)
+		if throttle.Suspects(here) {
+			t.Error("nothing is forgiven")
+		}
+	})
+}
+
 func TestThrottleGrows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		throttle := new(Throttle)

@@ -77,6 +77,7 @@ type Cache struct {
 		flights  map[string]*flight
 		outdated map[*flight]struct{} // what they bring may be outdated: they go on for those who wait already
 		incoming map[*Incoming]struct{}
+		unopened map[string]struct{} // keys that were forgotten while the disk tier was not open
 		started  bool
 		closing  bool
 		closed   bool
@@ -95,6 +96,7 @@ func New(dir string, limits Limits, log *slog.Logger) *Cache {
 	c.mu.flights = make(map[string]*flight)
 	c.mu.outdated = make(map[*flight]struct{})
 	c.mu.incoming = make(map[*Incoming]struct{})
+	c.mu.unopened = make(map[string]struct{})
 	return c
 }
 

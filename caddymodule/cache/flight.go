@@ -30,6 +30,7 @@ import (
 // nobody reads are bounded by maxUnread.
 type flight struct {
 	ready  chan struct{}
+	landed chan struct{}     // closed when look-ups find its file in the tiers, or not at all
 	gone   chan struct{}     // closed when it is deserted
 	joined chan netip.Prefix // of a client beside the one that began it
 	cancel context.CancelFunc
@@ -68,6 +69,17 @@ func (c *Cache) wait(ctx context.Context, f *flight) error {
 		close(f.gone)
 	}
 	return ctx.Err()
+}
+
+// awaitLanding waits for a flight whose fill can't be followed any more: until then
+// look-ups would find the flight again.
+func (f *flight) awaitLanding(ctx context.Context) error {
+	select {
+	case <-f.landed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // join returns the flight for key, beginning one if there is none, on behalf of
@@ -111,7 +123,13 @@ func (n *Namespace) join(ctx context.Context, p nix.CachePath, key string, lande
 }
 
 func newFlight(cancel context.CancelFunc) *flight {
-	return &flight{ready: make(chan struct{}), gone: make(chan struct{}), joined: make(chan netip.Prefix, 1), cancel: cancel}
+	return &flight{
+		ready:  make(chan struct{}),
+		landed: make(chan struct{}),
+		gone:   make(chan struct{}),
+		joined: make(chan netip.Prefix, 1),
+		cancel: cancel,
+	}
 }
 
 // asking returns the context for the flight's first request: which need not be sent
@@ -397,6 +415,7 @@ func (c *Cache) land(key string, f *flight) {
 	c.landed.Add(1)
 	delete(c.mu.outdated, f)
 	c.leaveOutLocked(key, f)
+	close(f.landed)
 }
 
 // leaveOut keeps others from joining a flight.
@@ -448,6 +467,13 @@ func (c *Cache) filling(key string) (Info, bool) {
 	default:
 		return Info{}, false
 	}
+}
+
+// outdatePromotions keeps what was read from the disk up to now out of memory.
+func (c *Cache) outdatePromotions() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forgets.Add(1)
 }
 
 // promote brings a small file from disk to memory, unless a Forget since the

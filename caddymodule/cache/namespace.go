@@ -138,7 +138,12 @@ func (n *Namespace) Open(ctx context.Context, p nix.CachePath, want Wanted) (*Ob
 		}
 		o, err := f.open(ctx, result)
 		switch {
-		case errors.Is(err, errLanded), errors.Is(err, errDeserted):
+		case errors.Is(err, errLanded):
+			if err := f.awaitLanding(ctx); err != nil {
+				return nil, err
+			}
+			continue
+		case errors.Is(err, errDeserted):
 			continue
 		case errors.Is(err, errNotStorable):
 			return n.passThrough(ctx, p, want)
@@ -344,18 +349,20 @@ func (n *Namespace) Forget(p nix.CachePath) {
 	n.forget(p)
 }
 
-// forget is Forget, but for uploads.
+// forget is Forget, but for uploads. Memory comes after the disk: a reader could
+// bring to memory what it has just opened on disk.
 func (n *Namespace) forget(p nix.CachePath) {
 	key := n.key(p)
 	c := n.cache
 	n.supersede(key, nil)
-	if kinds[p.Kind()].small > 0 {
-		c.memory.forget(key)
-	}
-	if tier := c.disk.Load(); tier != nil && !kinds[p.Kind()].mutable {
+	if tier := c.tierToForget(key); tier != nil && !kinds[p.Kind()].mutable {
 		if err := tier.Remove(key); err != nil {
 			n.log.Error("disk tier entry not removed", "path", p.String(), "error", err)
 		}
+	}
+	if kinds[p.Kind()].small > 0 {
+		c.outdatePromotions()
+		c.memory.forget(key)
 	}
 }
 

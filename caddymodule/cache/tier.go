@@ -86,11 +86,54 @@ func (c *Cache) openDisk() error {
 		c.diskErr.Store(&err)
 		return err
 	}
-	c.disk.Store(tier)
+	c.use(tier)
 	c.diskErr.Store(nil)
 	c.opening.Go(func() { c.scrub(tier) })
 	c.limitDisk() // a SetLimits since then has found no tier
 	return nil
+}
+
+// maxUnopened bounds the memory of what was forgotten while there was no tier, some
+// 100 bytes each. What is beyond that may come back.
+const maxUnopened = 100_000
+
+// tierToForget returns the tier to remove a file from. If there is none yet, the
+// file is removed when there is.
+func (c *Cache) tierToForget(key string) *disk.Tier {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tier := c.disk.Load()
+	if tier == nil && c.dir != "" && !c.mu.closed && len(c.mu.unopened) < maxUnopened {
+		c.mu.unopened[key] = struct{}{}
+	}
+	return tier
+}
+
+// use makes a tier that has been opened the cache's, without the files that were
+// forgotten before.
+func (c *Cache) use(tier *disk.Tier) {
+	for {
+		forgotten := c.storeTier(tier)
+		if len(forgotten) == 0 {
+			return
+		}
+		for key := range forgotten {
+			if err := tier.Remove(key); err != nil {
+				c.log.Error("disk tier entry not removed", "key", key, "error", err)
+			}
+		}
+	}
+}
+
+// storeTier stores the tier unless there are files to remove from it first.
+func (c *Cache) storeTier(tier *disk.Tier) (forgotten map[string]struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	forgotten, c.mu.unopened = c.mu.unopened, make(map[string]struct{})
+	if len(forgotten) == 0 {
+		c.disk.Store(tier)
+	}
+	return forgotten
 }
 
 // openPatience is how long the opening of the disk tier is waited for.
