@@ -59,7 +59,7 @@ type asking struct {
 
 func (c *asking) Value(key any) any {
 	if key == origin.AskerKey {
-		return origin.Asker{Client: auth.Network(clientAddr(c.r))}
+		return origin.Asker{Client: auth.Site(clientAddr(c.r))}
 	}
 	return c.Context.Value(key)
 }

@@ -142,14 +142,25 @@ func (s originSettings) open(log *slog.Logger, observe func(r2.Operation)) (orig
 	if err != nil {
 		return nil, fmt.Errorf("origin r2: %w", err)
 	}
-	return limit.New(guard.New(o, log), config.Budget, isNARInfo), nil
+	return limit.New(guard.New(o, log), config.Budget, readsOf), nil
 }
 
-// isNARInfo reports whether what lies at an origin is one: they are read whole, and
-// many wait for them.
-func isNARInfo(path string) bool {
+// readsOf says how a file at the origin is read: what builds need and has some kB,
+// by small requests; listings and logs, which no build needs and which may have
+// 64 MiB, by large ones that are hasty.
+func readsOf(path string) (class limit.Class, hasty bool) {
 	p, err := nix.ParseCachePath(path)
-	return err == nil && p.Kind() == nix.KindNARInfo
+	if err != nil {
+		return limit.Large, false
+	}
+	switch p.Kind() {
+	case nix.KindNARInfo, nix.KindRealisation, nix.KindBuildTrace, nix.KindDebugInfo:
+		return limit.Small, false
+	case nix.KindListing, nix.KindLog:
+		return limit.Large, true
+	default:
+		return limit.Large, false
+	}
 }
 
 // bucketOf returns the bucket behind an origin, if it is one.

@@ -224,8 +224,6 @@ func publicDiskCause(err error) string {
 		return "it is being opened"
 	case errors.Is(err, disk.ErrStalled):
 		return "its disk does not answer"
-	case errors.Is(err, disk.ErrStalled):
-		return "its disk does not answer"
 	case errors.Is(err, disk.ErrInUse):
 		return "another process has its directory"
 	case errors.As(err, new(*disk.ForeignError)):

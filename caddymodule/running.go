@@ -61,15 +61,6 @@ func (s *handlerSet) forget(name string, paths []nix.CachePath) (known bool) {
 	return len(origins) > 0
 }
 
-// waiting returns how many requests wait for the buckets of the caches of each name.
-func (s *handlerSet) waiting() map[string]int {
-	waiting := make(map[string]int)
-	for _, h := range s.all() {
-		waiting[h.set.name] += h.waiting()
-	}
-	return waiting
-}
-
 // over returns an origin's part of each cache but one, nil for none.
 func (s *handlerSet) over(origin string, but *pooledCache) map[*pooledCache]*cache.Namespace {
 	parts := make(map[*pooledCache]*cache.Namespace)

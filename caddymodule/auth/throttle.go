@@ -83,9 +83,17 @@ func (t *Throttle) Suspects(from netip.Addr) bool {
 }
 
 // Network is what is taken for one client: an address of IPv4, or a /64 of IPv6.
-func Network(a netip.Addr) netip.Prefix {
+func Network(a netip.Addr) netip.Prefix { return network(a, 64) }
+
+// Site is what is taken for one client where clients share something: an address
+// of IPv4, or a /48 of IPv6. A site often has a /48 (RFC 6177), which is 65,536
+// networks, so that by networks one site would have as many shares.
+func Site(a netip.Addr) netip.Prefix { return network(a, 48) }
+
+// network returns the address of IPv4, or the prefix of IPv6 of so many bits.
+func network(a netip.Addr, bits6 int) netip.Prefix {
 	a = a.Unmap().WithZone("")
-	bits := 64
+	bits := bits6
 	if a.Is4() {
 		bits = 32
 	}

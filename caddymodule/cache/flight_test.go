@@ -26,7 +26,12 @@ import (
 func limitedBench(t *testing.T, dir string, places int) (*bench, *limit.Budget) {
 	b := benchIn(t, dir, origintest.NewMemory())
 	budget := limit.NewBudget(places)
-	o := limit.New(b.origin, budget, func(path string) bool { return strings.HasSuffix(path, ".narinfo") })
+	o := limit.New(b.origin, budget, func(path string) (limit.Class, bool) {
+		if strings.HasSuffix(path, ".narinfo") {
+			return limit.Small, false
+		}
+		return limit.Large, false
+	})
 	b.files = b.cache.Namespace("limited", o, remote, b.counters, b.files.log)
 	return b, budget
 }

@@ -20,7 +20,7 @@ import (
 func passingBench(t *testing.T, waiting int) (*bench, nix.CachePath, []byte) {
 	b := &bench{T: t, origin: origintest.NewMemory(), counters: new(Counters)}
 	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	o := limit.New(b.origin, limit.NewBudget(8), func(string) bool { return false })
+	o := limit.New(b.origin, limit.NewBudget(8), func(string) (limit.Class, bool) { return limit.Large, false })
 	policy := remote
 	policy.Waiting = func() int { return o.Waiting() + waiting }
 	b.cache = New("", Limits{}, log)

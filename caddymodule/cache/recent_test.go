@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -64,6 +65,47 @@ func TestRepeatedRequestsAreHashed(t *testing.T) {
 			t.Errorf("after %d more requests the client is answered by %v, want miss", after, got)
 		}
 	}
+}
+
+// TestWhoLeavesLeavesTheHashingToOthers: a client that goes while it waits for a
+// place to hash a file does not have the others get it unhashed.
+func TestWhoLeavesLeavesTheHashingToOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newReadyBench(t)
+		_, p, pkg := b.put("a", testPart)
+		b.wantGet(p, pkg.File, Miss)
+		b.settle()
+		b.files.Delivered(p, testClient)
+		flipUnnoticed(t, b.dir)
+		for range maxHashing {
+			b.cache.repeats.places.take(t.Context())
+		}
+		results := make(chan Result, 2)
+		open := func(ctx context.Context) {
+			o, err := b.files.Open(ctx, p, Wanted{Client: testClient})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer o.Close()
+			results <- o.Result
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		go open(ctx)
+		synctest.Wait()
+		go open(t.Context()) // waits for the first
+		synctest.Wait()
+		leave()
+		synctest.Wait()
+		if len(results) != 1 {
+			t.Fatalf("%d are answered before the file is hashed, want the one that left", len(results))
+		}
+		<-results
+		b.cache.repeats.places.giveBack()
+		if got := <-results; got != Miss {
+			t.Errorf("the other is answered by %v, want miss", got)
+		}
+	})
 }
 
 // flipUnnoticed flips a bit of the one file there is, and changes no times.

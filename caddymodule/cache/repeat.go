@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"io"
 	"math/bits"
 	"net/netip"
@@ -21,6 +22,9 @@ const (
 	// maxHashing is how many files are hashed at a time.
 	maxHashing = 2
 )
+
+// errLeft says that a client has left before its file was hashed.
+var errLeft = errors.New("not hashed, since the client has left")
 
 // repeats tell which clients ask again for what they have got: the first copy may
 // have been no good to them. A disk can lose bits without a trace, so the file is
@@ -58,12 +62,20 @@ func (n *Namespace) recheck(ctx context.Context, p nix.CachePath, f *os.File, r 
 	if bits.OnesCount32(repeats.asked.add(request{key: key}.id())) != 1 {
 		return nil
 	}
-	_, err, _ := repeats.hashing.Do(f.Name(), func() (any, error) {
-		if repeats.places.take(ctx) != nil { // the client has gone
-			return nil, nil
+	for {
+		_, err, _ := repeats.hashing.Do(f.Name(), func() (any, error) {
+			if repeats.places.take(ctx) != nil {
+				return nil, errLeft
+			}
+			defer repeats.places.giveBack()
+			return nil, checkFile(p, r)
+		})
+		switch {
+		case !errors.Is(err, errLeft):
+			return err
+		case ctx.Err() != nil:
+			return nil
 		}
-		defer repeats.places.giveBack()
-		return nil, checkFile(p, r)
-	})
-	return err
+		// The client that was to hash it for all has left: the next one does.
+	}
 }

@@ -9,7 +9,7 @@ import (
 // Asker says on whose behalf an operation is, for a layer that makes operations
 // wait for others.
 type Asker struct {
-	// Client is the network that counts as one client. Clients have their turns
+	// Client is the network, such as a site's, that counts as one client. Clients have their turns
 	// one after the other, however much each asks for. The zero value stands for
 	// all whose address is not known.
 	Client netip.Prefix

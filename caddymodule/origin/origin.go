@@ -53,7 +53,7 @@ type BusyError struct {
 }
 
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("%s %s: not asked: too many requests wait for the origin", e.Op, e.Path)
+	return Attempt(e.Op, e.Path) + ": not asked: too many requests wait for the origin"
 }
 
 // RefusedError says that the origin answered, but will give nothing before its

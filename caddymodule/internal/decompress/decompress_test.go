@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -359,7 +360,7 @@ func TestPadding(t *testing.T) {
 		return "\x50\x2a\x4d\x18" + string(binary.LittleEndian.AppendUint32(nil, size)) + strings.Repeat("x", int(size))
 	}
 	zstd, xz, gzip := string(nixtest.Zstd([]byte("content"))), string(nixtest.XZ([]byte("content"))), string(nixtest.Gzip([]byte("content")))
-	noZstd, noGzip := string(nixtest.Zstd(nil)), string(nixtest.Gzip(nil))
+	noZstd, noXZ, noGzip := string(nixtest.Zstd(nil)), string(nixtest.XZ(nil)), string(nixtest.Gzip(nil))
 	for name, test := range map[string]struct {
 		c    nix.Compression
 		file string
@@ -374,6 +375,12 @@ func TestPadding(t *testing.T) {
 		"zstd, many empty blocks":   {nix.CompressionZstd, zstd[:6] + strings.Repeat("\x00\x00\x00", 30_000) + zstd[6:], errZstdPadding},
 		"xz, padded":                {nix.CompressionXZ, xz + strings.Repeat("\x00", 512) + xz + strings.Repeat("\x00", 60_000), nil},
 		"xz, padded much":           {nix.CompressionXZ, xz + strings.Repeat("\x00", 68_000), errXZPadding},
+		"xz, an empty stream":       {nix.CompressionXZ, noXZ + xz + noXZ, nil},
+		"xz, many of them":          {nix.CompressionXZ, xz + strings.Repeat(noXZ, 10_000), errXZPadding},
+		"xz, many of them first":    {nix.CompressionXZ, strings.Repeat(noXZ, 10_000) + xz, errXZPadding},
+		"xz, many streams":          {nix.CompressionXZ, strings.Repeat(xz, 10_000), nil},
+		"xz, empty blocks":          {nix.CompressionXZ, xz + xzEmptyBlocks(100), nil},
+		"xz, many of them, empty":   {nix.CompressionXZ, xz + xzEmptyBlocks(10_000), errXZPadding},
 		"gzip, an empty member":     {nix.CompressionGzip, noGzip + gzip + noGzip, nil},
 		"gzip, many of them":        {nix.CompressionGzip, gzip + strings.Repeat(noGzip, 10_000), errGzipPadding},
 	} {
@@ -382,6 +389,21 @@ func TestPadding(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v; want %v", name, len(got), err, test.err)
 		}
 	}
+}
+
+// xzEmptyBlocks returns a stream of so many blocks with nothing in them.
+func xzEmptyBlocks(n int) string {
+	withCRC := func(b string) string {
+		return b + string(binary.LittleEndian.AppendUint32(nil, crc32.ChecksumIEEE([]byte(b))))
+	}
+	const flags = "\x00\x01" // a CRC32 behind each block
+	block := withCRC("\x02\x00\x21\x01\x16\x00\x00\x00") + "\x00\x00\x00\x00" + "\x00\x00\x00\x00"
+	const unpadded, uncompressed = "\x11", "\x00" // sizes: header, a byte and the check; nothing
+	index := "\x00" + string(binary.AppendUvarint(nil, uint64(n))) + strings.Repeat(unpadded+uncompressed, n)
+	index = withCRC(index + strings.Repeat("\x00", -len(index)&3))
+	size := string(binary.LittleEndian.AppendUint32(nil, uint32(len(index)/4-1)))
+	footer := withCRC(size + flags)
+	return "\xfd7zXZ\x00" + withCRC(flags)[:6] + strings.Repeat(block, n) + index + footer[6:] + footer[:6] + "YZ"
 }
 
 func TestGzipMembers(t *testing.T) {

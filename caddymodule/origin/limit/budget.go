@@ -18,8 +18,8 @@ const DefaultPlaces = 64
 type Class uint8
 
 const (
-	// Small requests are over soon: for a narinfo, for what describes a file, to
-	// remove one, to begin and to complete an upload.
+	// Small requests are over soon: for a file of some kB, for what describes a
+	// file, to remove one, to begin and to complete an upload.
 	Small Class = iota
 
 	// Large ones read a file of any size, at the pace of the link or of a client.
@@ -102,11 +102,18 @@ type Request struct {
 	// not refused for want of room to wait in, since there are only so many, and
 	// waits as long as transfers do, since more than itself would be lost.
 	Continues bool
+
+	// Hasty says that it is refused after as short a wait as a small request, of
+	// whatever class it is: whoever asks can do without the answer.
+	Hasty bool
 }
 
 func (r Request) longestWait() time.Duration {
-	if r.Continues {
+	switch {
+	case r.Continues:
 		return max(longestWait[r.Class], longestWait[Large])
+	case r.Hasty:
+		return longestWait[Small]
 	}
 	return longestWait[r.Class]
 }

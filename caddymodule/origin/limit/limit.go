@@ -40,15 +40,15 @@ var ErrTurnOver = errors.New("others wait for the origin: to be read on later")
 type Origin struct {
 	origin.Origin
 	budget *Budget
-	small  func(path string) bool
+	kind   func(path string) (class Class, hasty bool)
 }
 
 var _ origin.Origin = (*Origin)(nil)
 
-// New returns o within a budget. The files that small reports are read by small
-// requests.
-func New(o origin.Origin, budget *Budget, small func(path string) bool) *Origin {
-	return &Origin{Origin: o, budget: budget, small: small}
+// New returns o within a budget. kind says of a file by which class of requests it
+// is read, and whether they are hasty.
+func New(o origin.Origin, budget *Budget, kind func(path string) (class Class, hasty bool)) *Origin {
+	return &Origin{Origin: o, budget: budget, kind: kind}
 }
 
 // Waiting returns how many requests wait for their place.
@@ -58,11 +58,8 @@ func (o *Origin) Waiting() int { return o.budget.Waiting() }
 // for a range (opts.Length) until its turn is over. What has an IfMatch goes on
 // with a file that somebody reads already.
 func (o *Origin) Open(ctx context.Context, path string, opts origin.OpenOptions) (origin.Info, io.ReadCloser, error) {
-	class := Large
-	if o.small(path) {
-		class = Small
-	}
-	place, err := o.budget.Take(ctx, Request{Class: class, Op: "open", Path: path, Offset: opts.Offset, Continues: opts.IfMatch != ""})
+	class, hasty := o.kind(path)
+	place, err := o.budget.Take(ctx, Request{Class: class, Op: "open", Path: path, Offset: opts.Offset, Continues: opts.IfMatch != "", Hasty: hasty})
 	if err != nil {
 		return origin.Info{}, nil, err
 	}

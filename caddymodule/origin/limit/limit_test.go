@@ -19,11 +19,17 @@ import (
 	"github.com/stevedores-org/nix-cache/caddymodule/origin/origintest"
 )
 
-func small(path string) bool { return strings.HasSuffix(path, ".narinfo") }
+// kind takes narinfos for small, listings for large and hasty, all else for large.
+func kind(path string) (class limit.Class, hasty bool) {
+	if strings.HasSuffix(path, ".narinfo") {
+		return limit.Small, false
+	}
+	return limit.Large, strings.HasSuffix(path, ".ls")
+}
 
 func TestConformance(t *testing.T) {
 	origintest.Run(t, func(t *testing.T) origin.Origin {
-		return limit.New(origintest.NewMemory(), limit.NewBudget(4), small)
+		return limit.New(origintest.NewMemory(), limit.NewBudget(4), kind)
 	})
 }
 
@@ -94,7 +100,7 @@ func TestPlaceIsHeldUntilTheBodyIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := origintest.NewMemory()
 		m.Put("nar/a.nar", []byte("content"))
-		o := limit.New(m, limit.NewBudget(1), small)
+		o := limit.New(m, limit.NewBudget(1), kind)
 		_, body, err := o.Open(t.Context(), "nar/a.nar", origin.OpenOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -216,7 +222,7 @@ func TestTurnsEnd(t *testing.T) {
 		const mib = 1 << 20
 		m := origintest.NewMemory()
 		m.Put("nar/a.nar", make([]byte, 8*mib))
-		o := limit.New(m, limit.NewBudget(1), small)
+		o := limit.New(m, limit.NewBudget(1), kind)
 		_, slow, err := o.Open(t.Context(), "nar/a.nar", origin.OpenOptions{Length: 8 * mib})
 		if err != nil {
 			t.Fatal(err)
@@ -346,6 +352,8 @@ func TestWaitsEnd(t *testing.T) {
 			}},
 			{"small", t.Context(), limit.Request{Class: limit.Small}, 5 * time.Second, isBusy},
 			{"large", t.Context(), limit.Request{Class: limit.Large}, 4 * time.Minute, isBusy},
+			{"hasty", t.Context(), limit.Request{Class: limit.Large, Hasty: true}, 5 * time.Second, isBusy},
+			{"hasty, of what has begun", t.Context(), limit.Request{Class: limit.Large, Hasty: true, Continues: true}, 4 * time.Minute, isBusy},
 			{"small, of what has begun", t.Context(), limit.Request{Continues: true}, 4 * time.Minute, isBusy},
 		} {
 			begun := time.Now()
@@ -359,6 +367,31 @@ func TestWaitsEnd(t *testing.T) {
 		}
 		place.GiveBack()
 		take(t, b, limit.Large).GiveBack()
+	})
+}
+
+// TestFilesWaitByKind: each as long as kind says, and what goes on with a file as
+// long as a transfer.
+func TestFilesWaitByKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := limit.NewBudget(1)
+		o := limit.New(origintest.NewMemory(), b, kind)
+		take(t, b, limit.Large)
+		for _, tt := range []struct {
+			path, ifMatch string
+			after         time.Duration
+		}{
+			{"a.narinfo", "", 5 * time.Second},
+			{"a.ls", "", 5 * time.Second},
+			{"a.ls", "1", 4 * time.Minute},
+			{"nar/a.nar", "", 4 * time.Minute},
+		} {
+			begun := time.Now()
+			_, _, err := o.Open(t.Context(), tt.path, origin.OpenOptions{IfMatch: tt.ifMatch})
+			if took := time.Since(begun); !isBusy(err) || took != tt.after {
+				t.Errorf("%s %s: %v after %v, want %v", tt.path, tt.ifMatch, err, took, tt.after)
+			}
+		}
 	})
 }
 
@@ -407,7 +440,7 @@ func TestNeverTooMany(t *testing.T) {
 func BenchmarkTake(b *testing.B) {
 	m := origintest.NewMemory()
 	m.Put("a.narinfo", []byte("content"))
-	o := limit.New(m, limit.NewBudget(64), small)
+	o := limit.New(m, limit.NewBudget(64), kind)
 	for b.Loop() {
 		_, body, err := o.Open(b.Context(), "a.narinfo", origin.OpenOptions{})
 		if err != nil {

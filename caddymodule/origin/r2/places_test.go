@@ -34,7 +34,7 @@ func limited(t *testing.T, takes map[string]time.Duration, most *atomic.Int64) o
 		s.ServeHTTP(w, r)
 	})
 	o := guard.New(b, slog.New(slog.DiscardHandler))
-	return limit.New(o, config.Budget, func(string) bool { return false })
+	return limit.New(o, config.Budget, func(string) (limit.Class, bool) { return limit.Large, false })
 }
 
 // wantAnswer fails unless the origin answers after that time.
