@@ -21,6 +21,7 @@ type answer struct {
 	r      *http.Request
 	kind   string        // label in metrics
 	path   nix.CachePath // of the file that is asked for, if it is one
+	writer bool          // a PUT or DELETE, by a token that is known
 	status int
 	begun  time.Time
 	from   netip.Addr // once client was called

@@ -63,12 +63,12 @@ type closingCaches struct {
 
 type closingCache struct {
 	key   string
-	cache *cache.Cache
+	cache *loggedCache
 	done  chan struct{} // closed when it is closed, or taken back
 }
 
 // close has a cache closed once nobody uses it.
-func (s *closingCaches) close(key string, c *cache.Cache) {
+func (s *closingCaches) close(key string, c *loggedCache) {
 	e := &closingCache{key, c, make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -79,7 +79,12 @@ func (s *closingCaches) close(key string, c *cache.Cache) {
 	end := c.BeginClose() // before takeBack may come
 	go func() {
 		defer s.leave(e)
-		if err := end(); err != nil && !errors.Is(err, cache.ErrKept) {
+		err := end()
+		if errors.Is(err, cache.ErrKept) {
+			return
+		}
+		c.quiet.end()
+		if err != nil {
 			slog.New(currentLog{}).Warn("cache not closed in order: the next start checks each of its files", "cache", key, "error", err)
 		}
 	}()
@@ -98,7 +103,7 @@ const closePatience = time.Second
 
 // takeBack returns the cache of that key that is waiting for its users, nil if
 // there is none. One that is closing already has given its directory up then.
-func (s *closingCaches) takeBack(key string) *cache.Cache {
+func (s *closingCaches) takeBack(key string) *loggedCache {
 	for _, e := range s.all() {
 		switch {
 		case e.key != key:

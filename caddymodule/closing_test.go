@@ -11,8 +11,8 @@ import (
 func TestTakeBack(t *testing.T) {
 	var set closingCaches
 	dir := t.TempDir()
-	open := func() *cache.Cache {
-		c := cache.New(dir, cache.Limits{}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	open := func() *loggedCache {
+		c := newLoggedCache(dir, cache.Limits{}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 		c.Start()
 		return c
 	}
@@ -26,7 +26,7 @@ func TestTakeBack(t *testing.T) {
 			t.Fatal("the directory is in use")
 		}
 	}
-	set.close("other", cache.New("", cache.Limits{}, slog.New(slog.DiscardHandler)))
+	set.close("other", newLoggedCache("", cache.Limits{}, slog.New(slog.DiscardHandler)))
 	if set.takeBack(dir) != nil {
 		t.Error("took back what nobody has given up")
 	}

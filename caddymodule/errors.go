@@ -127,8 +127,8 @@ func (h *Handler) fail(a *answer, err error) {
 	if a.r.Context().Err() != nil && !a.cut() {
 		status, line = statusClientGone, "the client has gone"
 	}
-	refusal := isRefusal(status, err)
-	failed := status >= http.StatusInternalServerError && !refusal
+	refused := isRefusal(status, err)
+	failed := status >= http.StatusInternalServerError && !refused
 	if failed && h.answersAbsent(a, err) {
 		a.w.Header().Set("Cache-Status", h.statuses.unavailable)
 		status, line = http.StatusNotFound, "not known to be in this cache, whose storage can't be reached"
@@ -137,7 +137,7 @@ func (h *Handler) fail(a *answer, err error) {
 	switch {
 	case failed:
 		h.failures.note(line, failure{a.r.Method, a.r.URL.Path, status, err})
-	case refusal, !a.reads():
+	case refused, !a.reads():
 		h.logRefused(a, status, err)
 	}
 	h.setFailureHeaders(a, status, err)
@@ -202,11 +202,11 @@ func isRefusal(status int, err error) bool {
 }
 
 // logRefused has the log say which client was refused, so that whoever tries tokens
-// can be found: in a line for each write, and for reads, of which a client may
-// make any number, in one for each client and minute.
+// can be found: in a line for each write by a token that is known, and for all
+// else, of which a client may make any number, in one a minute for those alike.
 func (h *Handler) logRefused(a *answer, status int, err error) {
 	client := a.client()
-	if a.reads() && !h.refused.first(auth.Network(client)) {
+	if !a.writer && !h.refused.first(refusal{auth.Network(client), a.reads(), jobReason(err)}) {
 		return
 	}
 	log := h.log.With("method", a.r.Method, "path", a.r.URL.Path, "status", status)
@@ -214,6 +214,14 @@ func (h *Handler) logRefused(a *answer, status int, err error) {
 		log = log.With("client", client.String())
 	}
 	log.Warn("refused", "error", err)
+}
+
+// jobReason is what is wrong with the token of a job; none if it is not one.
+func jobReason(err error) string {
+	if job := (*oidc.RefusedError)(nil); errors.As(err, &job) {
+		return job.Reason
+	}
+	return ""
 }
 
 // realm keeps a name from ending the quotes it stands in.

@@ -96,11 +96,11 @@ func TestOutageIsNotToldTwice(t *testing.T) {
 	})
 }
 
-func TestRefusedClientsAreToldOnceAMinute(t *testing.T) {
+func TestRefusalsAreToldOnceAMinute(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := new(refusedClients)
-		client := func(i int) netip.Prefix {
-			return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)
+		c := new(refusals)
+		client := func(i int) refusal {
+			return refusal{client: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32)}
 		}
 		told := 0
 		for i := range 20 * mostRefused {
@@ -114,6 +114,13 @@ func TestRefusedClientsAreToldOnceAMinute(t *testing.T) {
 		time.Sleep(logInterval)
 		if !c.first(client(0)) || c.first(client(0)) {
 			t.Error("after a minute, a client is not told of once more")
+		}
+		write, read, job := client(0), client(0), client(0)
+		read.reads, job.job = true, "the token expired"
+		for _, r := range []refusal{read, job} {
+			if !c.first(r) {
+				t.Errorf("%+v is taken for %+v", r, write)
+			}
 		}
 	})
 }

@@ -174,7 +174,7 @@ func fuzzHandler(tb testing.TB, m *origintest.Memory) *Handler {
 		log:               log,
 		failures:          &failureLog{log: log},
 		missing:           newMissingNARs(),
-		refused:           new(refusedClients),
+		refused:           new(refusals),
 		ready:             newReadiness(m, log, func(bool) {}),
 	}
 	tb.Cleanup(h.ready.end)

@@ -26,7 +26,7 @@ func passingHandler(t *testing.T) (h *Handler, m *origintest.Memory, path string
 	path = p.NARInfo.NARPath().String()
 	m = origintest.NewMemory()
 	m.Put(path, p.File)
-	h = &Handler{metrics: newHandlerMetrics("passing", new(cache.Counters)), statuses: newCacheStatuses(defaultName), log: log, failures: &failureLog{log: log}, refused: new(refusedClients), missing: newMissingNARs()}
+	h = &Handler{metrics: newHandlerMetrics("passing", new(cache.Counters)), statuses: newCacheStatuses(defaultName), log: log, failures: &failureLog{log: log}, refused: new(refusals), missing: newMissingNARs()}
 	h.files = c.Namespace("passing", m, cache.Policy{}, h.metrics.fills, log)
 	return h, m, "/" + path, p.File
 }

@@ -31,7 +31,7 @@ func hotHandler(tb testing.TB) *Handler {
 		statuses:       newCacheStatuses(defaultName),
 		failures:       &failureLog{log: slog.New(slog.DiscardHandler)},
 		missing:        newMissingNARs(),
-		refused:        new(refusedClients),
+		refused:        new(refusals),
 	}
 	h.files = c.Namespace("bench", dir.New(root), cache.Policy{}, h.metrics.fills, slog.New(slog.DiscardHandler))
 	for {

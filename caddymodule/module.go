@@ -135,6 +135,7 @@ type Handler struct {
 	missing  *missingNARs
 	metrics  *handlerMetrics
 	log      *slog.Logger
+	quiet    *quietLog // of files
 
 	narinfoControl string // Cache-Control
 	statuses       cacheStatuses
@@ -142,7 +143,7 @@ type Handler struct {
 	throttle       *auth.Throttle
 	ready          *readiness
 	failures       *failureLog
-	refused        *refusedClients
+	refused        *refusals
 }
 
 // CaddyModule returns the Caddy module information.
@@ -175,7 +176,8 @@ func (h *Handler) provision(ctx caddy.Context) (err error) {
 		return err
 	}
 	h.log = h.log.With("cache", h.set.name)
-	h.failures, h.refused = &failureLog{log: h.log}, new(refusedClients)
+	h.failures, h.refused = &failureLog{log: h.log}, new(refusals)
+	h.quiet = newQuietLog(h.log.Handler())
 	h.set.origin.r2.SpoolDir = h.set.spoolDir()
 	if h.set.diskPath != "" {
 		h.set.origin.r2.SpoolRoom = h.reserve
@@ -229,7 +231,7 @@ func (h *Handler) joinPool(ctx caddy.Context) error {
 	if h.VerifyReads {
 		policy.Verify = cache.Verification{Check: h.verifyRead, Name: h.set.trustedKeys.String()}
 	}
-	h.files = h.pooled.cache.Namespace(h.origin.String(), h.origin, policy, h.metrics.fills, h.log)
+	h.files = h.pooled.cache.Namespace(h.origin.String(), h.origin, policy, h.metrics.fills, slog.New(h.quiet))
 	running.add(h)
 	if bucket, ok := bucketOf(h.origin); ok && h.set.authorities.Any(auth.Upload) {
 		app.(*App).clean(h.pooled, bucket)
@@ -242,6 +244,7 @@ func (h *Handler) Cleanup() error {
 	if h.ready != nil {
 		h.ready.end()
 		h.failures.end()
+		h.quiet.end()
 	}
 	err := h.giveBackIssuers()
 	if h.pooled == nil {

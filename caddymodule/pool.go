@@ -18,9 +18,20 @@ var caches = caddy.NewUsagePool()
 // pooledCache is a cache that outlives a config.
 type pooledCache struct {
 	key     string
-	cache   *cache.Cache
+	cache   *loggedCache
 	names   nameSet // of the handlers that use or used it
 	orphans *orphans
+}
+
+// loggedCache is a cache and its log, which ends after it.
+type loggedCache struct {
+	*cache.Cache
+	quiet *quietLog
+}
+
+func newLoggedCache(dir string, limits cache.Limits, log *slog.Logger) *loggedCache {
+	quiet := newQuietLog(log.Handler())
+	return &loggedCache{cache.New(dir, limits, slog.New(quiet)), quiet}
 }
 
 // cacheKey tells caches apart: by directory, or where nothing is on disk by
@@ -39,7 +50,7 @@ func takeCache(key string, s settings) *pooledCache {
 		log := slog.New(currentLog{}).With("cache", s.name)
 		c := closing.takeBack(key)
 		if c == nil {
-			c = cache.New(s.diskPath, s.limits(), log)
+			c = newLoggedCache(s.diskPath, s.limits(), log)
 		}
 		return &pooledCache{key: key, cache: c, orphans: newOrphans(log)}, nil
 	})

@@ -22,6 +22,7 @@ func (h *Handler) write(a *answer, t target) {
 		right, do = auth.Delete, h.delete
 	}
 	token, err := h.authorizeWrite(a.r, right)
+	a.writer = err == nil || errors.Is(err, errForbidden)
 	if err == nil && t.err != nil {
 		err = &badPathError{t.err}
 	}

@@ -635,3 +635,26 @@ func TestTierTooSmall(t *testing.T) {
 		t.Errorf("it is told in %d lines: %q", len(lines), lines)
 	}
 }
+
+// TestFullDiskIsToldBriefly: reads that a disk can't take have a few lines in the
+// log, and one with the number of the others, at a stop at the latest.
+func TestFullDiskIsToldBriefly(t *testing.T) {
+	t.Parallel()
+	o := r2Origin(t)
+	c := startOnTier(t, o, mountTmpfs(t, "size=8m"))
+	p := signedPackage("larger-than-the-disk", 10_000_000)
+	o.lay(t, p)
+	const reads, told = 25, 10
+	for range reads {
+		c.get(t, narPath(p), header("Range", "bytes=5-")).wantBody(t, p.File[5:])
+	}
+	lines := c.ownLines("warn")
+	if len(lines) != told || !strings.Contains(lines[0], bypassed) {
+		t.Errorf("%d reads are told in %d lines, want %d: %q", reads, len(lines), told, lines)
+	}
+	c.stop(t)
+	lines = c.ownLines("warn")
+	if last := lines[len(lines)-1]; len(lines) != told+1 || !strings.Contains(last, fmt.Sprintf(`"more":%d`, reads-told)) {
+		t.Errorf("after the stop there are %d lines, want %d; the last one is %q", len(lines), told+1, last)
+	}
+}
