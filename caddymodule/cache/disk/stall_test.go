@@ -120,3 +120,21 @@ func TestWhatSucceedsTooLate(t *testing.T) {
 		wantNothingLeaked(t, tier)
 	})
 }
+
+// TestAFileDeletedTwice gives its space back once, open or not.
+func TestAFileDeletedTwice(t *testing.T) {
+	tier := openTier(t, t.TempDir(), roomy)
+	mustStore(t, tier, "open", mib)
+	mustStore(t, tier, "key", mib)
+	open := hold(t, tier, "open")
+	for _, key := range []string{"open", "key"} {
+		e, _ := tier.index.take(key)
+		for range 2 {
+			if err := tier.unlink(e); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	open.Close()
+	wantNothingLeaked(t, tier)
+}
