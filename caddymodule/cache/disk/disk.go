@@ -98,6 +98,7 @@ type Tier struct {
 	log    *slog.Logger
 	lock   *dirLock
 	disk   *stall.Watch
+	syncs  chan struct{} // holds one for each that is under way
 	serial atomic.Uint64
 
 	trusted trusted
@@ -116,6 +117,7 @@ type Tier struct {
 // files that are not a tier's. The error says what to do about it.
 func Open(dir string, limits Limits, log *slog.Logger) (*Tier, error) {
 	t := &Tier{dir: dir, log: log, scanned: make(chan struct{}), stop: make(chan struct{})}
+	t.syncs = make(chan struct{}, maxSyncs)
 	t.disk = stall.New(t.stalled)
 	t.index.init(limits)
 	if err := t.take(); err != nil {

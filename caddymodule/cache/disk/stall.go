@@ -24,6 +24,11 @@ const (
 	// syncPatience is the same for bringing a file's bytes to the disk: of a
 	// large one on a slow disk, that takes as long.
 	syncPatience = time.Minute
+
+	// maxSyncs is how many files' bytes are brought to the disk at a time. A slow
+	// disk takes long for each, and opening a file must not wait for that: so they
+	// take up a small part of the operations that a stall.Watch lets be under way.
+	maxSyncs = 16
 )
 
 // Stalled reports whether the disk does not answer.
@@ -39,6 +44,18 @@ func (t *Tier) stalled(stalled bool) {
 
 // do does something with the disk, unless that stalls.
 func (t *Tier) do(do func() error) error { return t.disk.Do(patience, do, nil) }
+
+// sync brings a file's bytes to the disk by do, when few others do that.
+// ErrStalled if the disk stalls meanwhile.
+func (t *Tier) sync(do func() error) error {
+	select {
+	case t.syncs <- struct{}{}:
+		defer func() { <-t.syncs }()
+	case <-t.disk.Began():
+		return ErrStalled
+	}
+	return t.disk.Do(syncPatience, do, nil)
+}
 
 // openFile opens a file in one of several ways. One that is opened too late is
 // dealt with by undo.

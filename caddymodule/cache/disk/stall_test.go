@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -73,6 +74,81 @@ func TestAStalledDisk(t *testing.T) {
 		if n := strings.Count(log.String(), "level="); n != 2 {
 			t.Errorf("logged %d lines, want one each way: %s", n, log.String())
 		}
+	})
+}
+
+// TestABusyDiskIsNotStalled: while it takes long to bring many files' bytes to the
+// disk, hits and fills don't wait for that, and all of the files are stored.
+func TestABusyDiskIsNotStalled(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		tier := openLogged(t, dir, roomy, quiet())
+		defer tier.Close()
+		mustStore(t, tier, "hit", mib)
+		var busy sync.WaitGroup
+		for range 125 {
+			busy.Go(func() {
+				err := tier.sync(func() error { time.Sleep(syncPatience / 2); return nil })
+				if err != nil {
+					t.Errorf("bring bytes to a busy disk: %v", err)
+				}
+			})
+		}
+		defer busy.Wait()
+		synctest.Wait()
+		begun := time.Now()
+		wantContent(t, tier, "hit", mib)
+		f, err := tier.Create("new", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(content("new", 10), 0); err != nil {
+			t.Error(err)
+		}
+		if held := time.Since(begun); held != 0 {
+			t.Errorf("a busy disk held a hit and a fill for %v", held)
+		}
+		if err := f.Commit("", yes); err != nil {
+			t.Error(err)
+		}
+		f.Close()
+		wantContent(t, tier, "new", 10)
+		if tier.Stalled() {
+			t.Error("it is taken for a stalled one")
+		}
+	})
+}
+
+// TestWaitingForABusyDiskThatStalls ends when it does.
+func TestWaitingForABusyDiskThatStalls(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		tier := openLogged(t, dir, roomy, quiet())
+		f, err := tier.Create("key", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		thaw, results := make(chan struct{}), make(chan error)
+		for range maxSyncs {
+			go func() { results <- tier.sync(func() error { <-thaw; return nil }) }()
+		}
+		synctest.Wait()
+		begun := time.Now()
+		go func() { results <- f.Commit("", yes) }()
+		for range maxSyncs + 1 {
+			if err := <-results; !errors.Is(err, ErrStalled) {
+				t.Errorf("%v, want ErrStalled", err)
+			}
+		}
+		if held := time.Since(begun); held != syncPatience {
+			t.Errorf("held for %v", held)
+		}
+		close(thaw)
+		synctest.Wait()
+		f.Close()
+		mustStore(t, tier, "key", 10)
+		tier.Close()
+		wantNothingLeaked(t, tier)
 	})
 }
 

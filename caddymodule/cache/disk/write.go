@@ -284,7 +284,7 @@ func (f *File) Commit(tag string, admit func() bool) error {
 
 func (f *File) publish(tag string, admit func() bool) error {
 	if tag == "" { // else readers compare the bytes with the tag
-		if err := f.tier.disk.Do(syncPatience, func() error { return unix.Fdatasync(int(f.Fd())) }, nil); err != nil {
+		if err := f.tier.sync(func() error { return unix.Fdatasync(int(f.Fd())) }); err != nil {
 			return err
 		}
 	}
