@@ -21,14 +21,14 @@ const (
 	// patience is how long an operation on the disk may take.
 	patience = 3 * time.Second
 
-	// syncPatience is the same for bringing a file's bytes to the disk: of a
-	// large one on a slow disk, that takes as long.
-	syncPatience = time.Minute
+	// longPatience is the same for what takes as long on a slow disk: bringing the
+	// bytes of a large file to it, and reading a large directory.
+	longPatience = time.Minute
 
-	// maxSyncs is how many files' bytes are brought to the disk at a time. A slow
-	// disk takes long for each, and opening a file must not wait for that: so they
-	// take up a small part of the operations that a stall.Watch lets be under way.
-	maxSyncs = 16
+	// maxLong is how many of these are under way at a time. Opening a file must not
+	// wait for them: so they are a small part of the operations that a stall.Watch
+	// lets be under way.
+	maxLong = 16
 )
 
 // Stalled reports whether the disk does not answer.
@@ -49,12 +49,12 @@ func (t *Tier) do(do func() error) error { return t.disk.Do(patience, do, nil) }
 // ErrStalled if the disk stalls meanwhile.
 func (t *Tier) sync(do func() error) error {
 	select {
-	case t.syncs <- struct{}{}:
-		defer func() { <-t.syncs }()
+	case t.long <- struct{}{}:
+		defer func() { <-t.long }()
 	case <-t.disk.Began():
 		return ErrStalled
 	}
-	return t.disk.Do(syncPatience, do, nil)
+	return t.disk.Do(longPatience, do, nil)
 }
 
 // openFile opens a file in one of several ways. One that is opened too late is

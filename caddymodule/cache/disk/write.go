@@ -103,12 +103,10 @@ func (t *Tier) awaitScan() error {
 	case <-patience.C:
 		return fmt.Errorf("%w: it is still being read after the start", ErrNoRoom)
 	}
-	select {
-	case <-t.stop:
+	if t.isClosed() {
 		return fmt.Errorf("create disk tier entry: %w", fs.ErrClosed)
-	default:
-		return nil
 	}
+	return nil
 }
 
 func (t *Tier) reserve(n int64, of need) error {
