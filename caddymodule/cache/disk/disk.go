@@ -98,13 +98,15 @@ type Tier struct {
 	log    *slog.Logger
 	lock   *dirLock
 	disk   *stall.Watch
+	long   chan struct{} // holds one for each long operation that is under way
 	serial atomic.Uint64
 
 	trusted trusted
 	checks  singleflight.Group
 
-	shards  [shardCount]sync.Once // done when the shard's names are in the index
-	found   found                 // until the scan is over
+	shards  [shardCount]shard
+	loads   sync.WaitGroup // of shards
+	found   found          // until the scan is over
 	index   index
 	scanned chan struct{} // closed when all shards are
 	stop    chan struct{} // closed by Close
@@ -115,14 +117,23 @@ type Tier struct {
 // for the names. ErrInUse if another process has it, *ForeignError if it has
 // files that are not a tier's. The error says what to do about it.
 func Open(dir string, limits Limits, log *slog.Logger) (*Tier, error) {
-	t := &Tier{dir: dir, log: log, scanned: make(chan struct{}), stop: make(chan struct{})}
-	t.disk = stall.New(t.stalled)
-	t.index.init(limits)
+	t := newTier(dir, limits, log)
 	if err := t.take(); err != nil {
 		return nil, fmt.Errorf("open disk tier %s: %w", dir, advised(dir, err))
 	}
 	go t.scan()
 	return t, nil
+}
+
+func newTier(dir string, limits Limits, log *slog.Logger) *Tier {
+	t := &Tier{dir: dir, log: log, scanned: make(chan struct{}), stop: make(chan struct{})}
+	t.long = make(chan struct{}, maxLong)
+	t.disk = stall.New(t.stalled)
+	t.index.init(limits)
+	for i := range t.shards {
+		t.shards[i].loaded = make(chan struct{})
+	}
+	return t
 }
 
 // take makes the directory this tier's.
@@ -150,6 +161,7 @@ func (t *Tier) take() (err error) {
 func (t *Tier) Close() error {
 	close(t.stop)
 	<-t.scanned
+	t.endLoads()
 	return t.leave()
 }
 
@@ -175,7 +187,9 @@ func (t *Tier) Scanned() <-chan struct{} { return t.scanned }
 // It is to read the file by ReadAt into a buffer that it gives up after ErrStalled,
 // and to pass that on; a file it returns another error for is removed.
 func (t *Tier) Open(key string, check func(io.ReaderAt) error) (*Handle, Meta, error) {
-	t.load(shardOf(key))
+	if err := t.load(shardOf(key)); err != nil {
+		return nil, Meta{}, fmt.Errorf("open disk tier entry: %w", err)
+	}
 	e, good, ok := t.index.use(key)
 	if !ok {
 		return nil, Meta{}, fs.ErrNotExist
@@ -296,9 +310,12 @@ func checkSize(f *os.File, size int64) (modified int64, err error) {
 	return st.ModTime().UnixNano(), nil
 }
 
-// Stat describes the file stored under key without opening it.
+// Stat describes the file stored under key without opening it. Nothing is there
+// that a disk that stalls has not told of.
 func (t *Tier) Stat(key string) (Meta, bool) {
-	t.load(shardOf(key))
+	if t.load(shardOf(key)) != nil {
+		return Meta{}, false
+	}
 	return t.index.peek(key)
 }
 
@@ -306,7 +323,13 @@ func (t *Tier) Stat(key string) (Meta, bool) {
 // before it returns, or off a disk that stalls when it answers again. Absence is
 // fine.
 func (t *Tier) Remove(key string) error {
-	t.load(shardOf(key))
+	shard := shardOf(key)
+	switch err := t.load(shard); {
+	case errors.Is(err, fs.ErrClosed):
+		return fmt.Errorf("remove disk tier entry: %w", err)
+	case err != nil && t.shards[shard].removeLater(key):
+		return nil
+	}
 	e, ok := t.index.take(key)
 	if !ok {
 		return nil

@@ -342,10 +342,13 @@ func (x *index) release(n int64) {
 }
 
 // deleted says that the file of an entry that was taken out is gone, and gives
-// its space back, if nobody has it open.
+// its space back, once, if nobody has it open.
 func (x *index) deleted(e *entry) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if e.deleted {
+		return
+	}
 	x.mu.leaving -= e.cost()
 	if e.deleted = true; e.open == 0 {
 		x.mu.reserved -= e.cost()

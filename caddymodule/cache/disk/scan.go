@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 )
 
 // found collects what a scan finds, to be put in the order in which it came.
@@ -45,8 +46,7 @@ func (t *Tier) scan() {
 		select {
 		case <-t.stop:
 			return
-		default:
-			t.load(i)
+		case <-t.loading(i):
 		}
 	}
 	t.rank(t.found.take())
@@ -62,20 +62,130 @@ func (t *Tier) rank(entries []numbered) {
 	}
 }
 
-// load brings the names of one shard into the index. A look-up that comes
-// before the scan loads its shard itself, so that nothing stored is ever
-// reported absent and a miss after a restart costs one directory listing.
-func (t *Tier) load(shard int) {
-	t.shards[shard].Do(func() { t.readShard(shard) })
+// shard is one directory of files.
+type shard struct {
+	once   sync.Once     // begins to read its names
+	loaded chan struct{} // closed when they are in the index
+
+	mu struct {
+		sync.Mutex
+		removed []string // keys to remove when it is loaded
+	}
 }
 
+// load waits until the names of one shard are in the index. A look-up that comes
+// before the scan has them read itself, so that nothing stored is ever reported
+// absent and a miss after a restart costs one directory listing. ErrStalled if
+// that takes too long, fs.ErrClosed if the tier is closed meanwhile.
+func (t *Tier) load(shard int) error {
+	select {
+	case <-t.shards[shard].loaded:
+		return nil
+	default:
+		return t.awaitShard(shard)
+	}
+}
+
+func (t *Tier) awaitShard(shard int) error {
+	if t.isClosed() {
+		return fs.ErrClosed
+	}
+	loaded := t.loading(shard)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-loaded:
+		return nil
+	case <-t.disk.Began():
+	case <-timer.C:
+	case <-t.stop:
+		return fs.ErrClosed
+	}
+	return ErrStalled
+}
+
+func (t *Tier) isClosed() bool {
+	select {
+	case <-t.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// loading begins to read the names of one shard, once, and returns a channel that
+// is closed when they are in the index.
+func (t *Tier) loading(shard int) <-chan struct{} {
+	s := &t.shards[shard]
+	s.once.Do(func() { t.loads.Go(func() { t.readShard(shard) }) })
+	return s.loaded
+}
+
+// endLoads waits for the shards that are being loaded. No more are.
+func (t *Tier) endLoads() {
+	for i := range t.shards {
+		t.shards[i].once.Do(func() {})
+	}
+	t.loads.Wait()
+}
+
+// removeLater has a key removed when the shard is loaded; false if it is.
+func (s *shard) removeLater(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.loaded:
+		return false
+	default:
+		s.mu.removed = append(s.mu.removed, key)
+		return true
+	}
+}
+
+// isLoaded says that the shard's names are in the index, and takes those out again
+// that were removed meanwhile.
+func (s *shard) isLoaded(x *index) (removed []*entry) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range s.mu.removed {
+		if e, ok := x.take(key); ok {
+			removed = append(removed, e)
+		}
+	}
+	s.mu.removed = nil
+	close(s.loaded)
+	return removed
+}
+
+// readShard reads the names in a shard, from a disk that stalls when it answers
+// again.
 func (t *Tier) readShard(shard int) {
+	read := make(chan []string, 1)
+	t.long <- struct{}{}
+	t.disk.Finish(longPatience, func() error {
+		read <- t.list(shard)
+		return nil
+	})
+	<-t.long
+	select {
+	case names := <-read:
+		t.enter(shard, names)
+	case <-t.stop:
+		return
+	}
+	for _, e := range t.shards[shard].isLoaded(&t.index) {
+		t.unlink(e)
+	}
+}
+
+// list returns the names in a shard.
+func (t *Tier) list(shard int) []string {
 	d, err := os.Open(t.shard(shard))
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
 			t.log.Error("disk tier directory not read: what is in it is not used", "error", err)
 		}
-		return
+		return nil
 	}
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
@@ -83,6 +193,11 @@ func (t *Tier) readShard(shard int) {
 		t.log.Error("disk tier directory not read to its end: what is missing is not used", "error", err)
 	}
 	t.measure(shard)
+	return names
+}
+
+// enter brings the names in a shard into the index.
+func (t *Tier) enter(shard int, names []string) {
 	var twice []string
 	entries := make([]numbered, 0, len(names))
 	for _, name := range names {

@@ -21,9 +21,14 @@ const (
 	// patience is how long an operation on the disk may take.
 	patience = 3 * time.Second
 
-	// syncPatience is the same for bringing a file's bytes to the disk: of a
-	// large one on a slow disk, that takes as long.
-	syncPatience = time.Minute
+	// longPatience is the same for what takes as long on a slow disk: bringing the
+	// bytes of a large file to it, and reading a large directory.
+	longPatience = time.Minute
+
+	// maxLong is how many of these are under way at a time. Opening a file must not
+	// wait for them: so they are a small part of the operations that a stall.Watch
+	// lets be under way.
+	maxLong = 16
 )
 
 // Stalled reports whether the disk does not answer.
@@ -39,6 +44,18 @@ func (t *Tier) stalled(stalled bool) {
 
 // do does something with the disk, unless that stalls.
 func (t *Tier) do(do func() error) error { return t.disk.Do(patience, do, nil) }
+
+// sync brings a file's bytes to the disk by do, when few others do that.
+// ErrStalled if the disk stalls meanwhile.
+func (t *Tier) sync(do func() error) error {
+	select {
+	case t.long <- struct{}{}:
+		defer func() { <-t.long }()
+	case <-t.disk.Began():
+		return ErrStalled
+	}
+	return t.disk.Do(longPatience, do, nil)
+}
 
 // openFile opens a file in one of several ways. One that is opened too late is
 // dealt with by undo.

@@ -3,8 +3,10 @@ package disk
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,6 +78,147 @@ func TestAStalledDisk(t *testing.T) {
 	})
 }
 
+// TestADiskThatStallsUnderTheScan holds no look-up for long. What it has is found
+// when it answers, but for what was removed meanwhile.
+func TestADiskThatStallsUnderTheScan(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		before := openLogged(t, dir, roomy, quiet())
+		mustStore(t, before, "key", mib)
+		mustStore(t, before, "removed", mib)
+		before.Close()
+
+		tier := newTier(dir, Limits{Bytes: roomy}, quiet())
+		if err := tier.take(); err != nil {
+			t.Fatal(err)
+		}
+		release := hang(tier)
+		go tier.scan()
+		begun := time.Now()
+		if _, _, err := tier.Open("key", noCheck); !errors.Is(err, ErrStalled) {
+			t.Errorf("Open: %v, want ErrStalled", err)
+		}
+		if _, ok := tier.Stat("key"); ok {
+			t.Error("Stat found it")
+		}
+		if err := tier.Remove("removed"); err != nil {
+			t.Error(err)
+		}
+		if held := time.Since(begun); held != 0 {
+			t.Errorf("held for %v", held)
+		}
+		release()
+		<-tier.Scanned()
+		wantContent(t, tier, "key", mib)
+		wantAbsent(t, tier, "removed")
+		tier.Close()
+		wantNothingLeaked(t, tier)
+		if left := files(t, dir); len(left) != 1 {
+			t.Errorf("files: %v", left)
+		}
+	})
+}
+
+// TestCloseWhileTheDiskStallsUnderTheScan does not wait for it.
+func TestCloseWhileTheDiskStallsUnderTheScan(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		tier := newTier(dir, Limits{Bytes: roomy}, quiet())
+		if err := tier.take(); err != nil {
+			t.Fatal(err)
+		}
+		release := hang(tier)
+		go tier.scan()
+		synctest.Wait()
+		begun := time.Now()
+		if err := tier.Close(); !errors.Is(err, ErrStalled) {
+			t.Errorf("Close: %v, want ErrStalled", err)
+		}
+		if held := time.Since(begun); held != 0 {
+			t.Errorf("held for %v", held)
+		}
+		if err := tier.Remove("key"); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Remove: %v, want fs.ErrClosed", err)
+		}
+		release()
+	})
+}
+
+// TestABusyDiskIsNotStalled: while it takes long to bring many files' bytes to the
+// disk, hits and fills don't wait for that, and all of the files are stored.
+func TestABusyDiskIsNotStalled(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		tier := openLogged(t, dir, roomy, quiet())
+		defer tier.Close()
+		mustStore(t, tier, "hit", mib)
+		var busy sync.WaitGroup
+		for range 125 {
+			busy.Go(func() {
+				err := tier.sync(func() error { time.Sleep(longPatience / 2); return nil })
+				if err != nil {
+					t.Errorf("bring bytes to a busy disk: %v", err)
+				}
+			})
+		}
+		defer busy.Wait()
+		synctest.Wait()
+		begun := time.Now()
+		wantContent(t, tier, "hit", mib)
+		f, err := tier.Create("new", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(content("new", 10), 0); err != nil {
+			t.Error(err)
+		}
+		if held := time.Since(begun); held != 0 {
+			t.Errorf("a busy disk held a hit and a fill for %v", held)
+		}
+		if err := f.Commit("", yes); err != nil {
+			t.Error(err)
+		}
+		f.Close()
+		wantContent(t, tier, "new", 10)
+		if tier.Stalled() {
+			t.Error("it is taken for a stalled one")
+		}
+	})
+}
+
+// TestWaitingForABusyDiskThatStalls ends when it does.
+func TestWaitingForABusyDiskThatStalls(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		tier := openLogged(t, dir, roomy, quiet())
+		f, err := tier.Create("key", 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		thaw, results := make(chan struct{}), make(chan error)
+		for range maxLong {
+			go func() { results <- tier.sync(func() error { <-thaw; return nil }) }()
+		}
+		synctest.Wait()
+		begun := time.Now()
+		go func() { results <- f.Commit("", yes) }()
+		for range maxLong + 1 {
+			if err := <-results; !errors.Is(err, ErrStalled) {
+				t.Errorf("%v, want ErrStalled", err)
+			}
+		}
+		if held := time.Since(begun); held != longPatience {
+			t.Errorf("held for %v", held)
+		}
+		close(thaw)
+		synctest.Wait()
+		f.Close()
+		mustStore(t, tier, "key", 10)
+		tier.Close()
+		wantNothingLeaked(t, tier)
+	})
+}
+
 // TestADiskThatStallsUnderACheck says nothing of the file.
 func TestADiskThatStallsUnderACheck(t *testing.T) {
 	dir := t.TempDir()
@@ -119,4 +262,22 @@ func TestWhatSucceedsTooLate(t *testing.T) {
 		}
 		wantNothingLeaked(t, tier)
 	})
+}
+
+// TestAFileDeletedTwice gives its space back once, open or not.
+func TestAFileDeletedTwice(t *testing.T) {
+	tier := openTier(t, t.TempDir(), roomy)
+	mustStore(t, tier, "open", mib)
+	mustStore(t, tier, "key", mib)
+	open := hold(t, tier, "open")
+	for _, key := range []string{"open", "key"} {
+		e, _ := tier.index.take(key)
+		for range 2 {
+			if err := tier.unlink(e); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	open.Close()
+	wantNothingLeaked(t, tier)
 }

@@ -103,12 +103,10 @@ func (t *Tier) awaitScan() error {
 	case <-patience.C:
 		return fmt.Errorf("%w: it is still being read after the start", ErrNoRoom)
 	}
-	select {
-	case <-t.stop:
+	if t.isClosed() {
 		return fmt.Errorf("create disk tier entry: %w", fs.ErrClosed)
-	default:
-		return nil
 	}
+	return nil
 }
 
 func (t *Tier) reserve(n int64, of need) error {
@@ -284,7 +282,7 @@ func (f *File) Commit(tag string, admit func() bool) error {
 
 func (f *File) publish(tag string, admit func() bool) error {
 	if tag == "" { // else readers compare the bytes with the tag
-		if err := f.tier.disk.Do(syncPatience, func() error { return unix.Fdatasync(int(f.Fd())) }, nil); err != nil {
+		if err := f.tier.sync(func() error { return unix.Fdatasync(int(f.Fd())) }); err != nil {
 			return err
 		}
 	}

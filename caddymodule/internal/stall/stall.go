@@ -70,8 +70,15 @@ func (w *Watch) answers() {
 // than patience, or others do meanwhile. Then the operation goes on, and undo,
 // unless it is nil, is called if it succeeds after all.
 func (w *Watch) Do(patience time.Duration, do func() error, undo func()) error {
+	_, err := w.begin(patience, do, undo)
+	return err
+}
+
+// begin is Do. begun says that the operation is done, or will be once the disk
+// answers, whatever the error.
+func (w *Watch) begin(patience time.Duration, do func() error, undo func()) (begun bool, err error) {
 	if w.Stalled() {
-		return ErrStalled
+		return false, ErrStalled
 	}
 	began := w.Began()
 	timer := w.timer(patience)
@@ -79,19 +86,19 @@ func (w *Watch) Do(patience time.Duration, do func() error, undo func()) error {
 	select {
 	case w.places <- struct{}{}:
 	case <-timer.C:
-		return ErrStalled
+		return false, ErrStalled
 	case <-began:
-		return ErrStalled
+		return false, ErrStalled
 	}
 	o := &operation{done: make(chan struct{})}
 	go w.run(o, do, undo)
 	select {
 	case <-o.done:
-		return o.err
+		return true, o.err
 	case <-timer.C:
 	case <-began:
 	}
-	return w.leave(o)
+	return true, w.leave(o)
 }
 
 func (w *Watch) timer(d time.Duration) *time.Timer {
@@ -188,12 +195,8 @@ func (w *Watch) Finish(patience time.Duration, do func() error) error {
 	if w.postpone(do) {
 		return ErrStalled
 	}
-	var begun atomic.Bool
-	err := w.Do(patience, func() error {
-		begun.Store(true)
-		return do()
-	}, nil)
-	if errors.Is(err, ErrStalled) && !begun.Load() && !w.postpone(do) {
+	begun, err := w.begin(patience, do, nil)
+	if !begun && !w.postpone(do) {
 		return w.Finish(patience, do)
 	}
 	return err

@@ -100,3 +100,19 @@ func TestFinish(t *testing.T) {
 		}
 	})
 }
+
+// TestFinishWithoutPatience gives up between the start of an operation and its
+// first instruction, too, and it is done once all the same.
+func TestFinishWithoutPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := New(func(bool) {})
+		for range 1000 {
+			var done atomic.Int64
+			w.Finish(0, func() error { done.Add(1); return nil })
+			synctest.Wait()
+			if n := done.Load(); n != 1 {
+				t.Fatalf("done %d times, want once", n)
+			}
+		}
+	})
+}
