@@ -200,7 +200,8 @@ func TestUploadsOfOneNARSideBySide(t *testing.T) {
 func TestUploadThatFailsBesideOneThatIsPublished(t *testing.T) {
 	b := newReadyBench(t)
 	_, p, pkg := b.put("a", 1000)
-	published := &flight{ready: make(chan struct{}), cancel: func() {}, err: errLanded, publishing: true}
+	published := newFlight(func() {})
+	published.err, published.publishing = errLanded, true
 	b.files.supersede(b.files.key(p), published)
 	in := b.files.Incoming(p, -1)
 	b.read(in, pkg.File)
