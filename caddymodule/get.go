@@ -56,6 +56,9 @@ func (h *Handler) get(a *answer) {
 func (h *Handler) getHead(a *answer) (done bool) {
 	info, result, err := h.files.Stat(a.context(), a.path)
 	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			h.missing.doubtPromised(a.path)
+		}
 		h.fail(a, err)
 		return true
 	}

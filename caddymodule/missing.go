@@ -92,6 +92,7 @@ func (h *Handler) isNARInfoGone(a *answer) bool {
 	case err != nil:
 		return false // nothing better is known than what the tiers have
 	case there.narinfo && there.nar:
+		h.missing.promise(nar, a.path)
 		h.missing.confirm(a.path, confirmation{nar: nar, at: time.Now(), doubts: doubts})
 		return false
 	case there.narinfo:
@@ -211,6 +212,14 @@ func (m *missingNARs) find(nar nix.CachePath) (narinfo nix.CachePath, first bool
 
 // doubt ends all confirmations: where one file is gone, others may be.
 func (m *missingNARs) doubt() { m.doubts.Add(1) }
+
+// doubtPromised is doubt if a narinfo promises the file, which is not there. Others
+// are nothing unusual, and anybody can ask for them.
+func (m *missingNARs) doubtPromised(nar nix.CachePath) {
+	if _, promised := m.narinfos.Get(nar); promised {
+		m.doubt()
+	}
+}
 
 func (m *missingNARs) confirm(narinfo nix.CachePath, c confirmation) { m.confirmed.Set(narinfo, c) }
 
