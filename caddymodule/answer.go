@@ -26,6 +26,7 @@ type answer struct {
 	begun  time.Time
 	from   netip.Addr // once client was called
 	asking asking     // once context was
+	token  auth.Token // of whoever reads a private cache
 
 	seconds func() prometheus.Observer // of the answer's duration; nil: of none
 }

@@ -18,11 +18,10 @@ var throttle = new(auth.Throttle)
 
 // authorizeRead tells nothing of a private cache, not even how long it takes to
 // look a file up, to who may not read it.
-func (h *Handler) authorizeRead(r *http.Request) error {
-	if !h.Private {
-		return nil
+func (h *Handler) authorizeRead(a *answer) (err error) {
+	if h.Private {
+		a.token, err = h.authorize(a.r, auth.Read)
 	}
-	_, err := h.authorize(r, auth.Read)
 	return err
 }
 

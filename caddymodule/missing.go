@@ -28,9 +28,9 @@ import (
 func (h *Handler) confirm(a *answer) error {
 	var gone bool
 	switch kind := a.path.Kind(); {
-	case kind == nix.KindNARInfo && h.mayUpload(a.r):
+	case kind == nix.KindNARInfo && h.mayUpload(a):
 		gone = h.isNARInfoGone(a)
-	case kind == nix.KindNAR && a.r.Method == http.MethodHead && h.mayUpload(a.r):
+	case kind == nix.KindNAR && a.r.Method == http.MethodHead && h.mayUpload(a):
 		gone = h.isDamaged(a.path) || h.files.Keeps(a.path) && h.isGone(a.context(), a.path)
 	}
 	if gone {
@@ -39,20 +39,28 @@ func (h *Handler) confirm(a *answer) error {
 	return nil
 }
 
-// mayUpload reports whether a read is by a token with that right. A read is not
-// delayed for a wrong token, so an address that has presented several is not told
-// of one that is right.
-func (h *Handler) mayUpload(r *http.Request) bool {
+// mayUpload reports whether a read is by a token with that right.
+func (h *Handler) mayUpload(a *answer) bool {
+	if h.Private { // who it is was asked at the door
+		return a.token.Rights.Has(auth.Upload)
+	}
+	return h.identifyReader(a.r).Rights.Has(auth.Upload)
+}
+
+// identifyReader returns the token of a read that anybody may make, none if it
+// has no good one. A read is not delayed for a wrong token, so an address that has
+// presented several is not told of one that is right.
+func (h *Handler) identifyReader(r *http.Request) auth.Token {
 	presented, err := auth.Presented(r)
 	if err != nil || h.throttle.Suspects(clientAddr(r)) {
-		return false
+		return auth.Token{}
 	}
 	token, err := h.set.authorities.Identify(r.Context(), presented)
-	if errors.Is(err, auth.ErrUnknownCredential) && !h.Private { // else it was counted at the door
+	if errors.Is(err, auth.ErrUnknownCredential) {
 		h.throttle.Count(clientAddr(r))
 		h.metrics.authFailure(authReason(err))
 	}
-	return err == nil && token.Rights.Has(auth.Upload)
+	return token
 }
 
 // isGone asks the origin; see has.

@@ -78,7 +78,7 @@ func (h *Handler) serve(a *answer, t target) {
 			return
 		}
 		if !t.path.IsZero() {
-			if err := h.authorizeRead(a.r); err != nil {
+			if err := h.authorizeRead(a); err != nil {
 				h.fail(a, err)
 				return
 			}

@@ -31,16 +31,7 @@ func TestSIGTERM(t *testing.T) {
 	release := o.bucket.hold()
 	defer release()
 	streams := append(openCrowd(t, c, narPath(cold), 5), openCrowd(t, c, narPath(warm), 5)...)
-	half, goOn := newTripwire(6_000_000), make(chan struct{})
-	upload := make(chan answer, 1)
-	go func() {
-		a, err := c.try(t, "PUT", narPath(pushed), pushed.File, basic(uploadToken), half.body(pushed.File), pauseAt(6_500_000, goOn))
-		if err != nil {
-			t.Errorf("%s: %v", a.Request, err)
-		}
-		upload <- a
-	}()
-	await(t, "half of an upload", half.tripped)
+	upload, goOn := c.uploadHalf(t, pushed)
 
 	if err := syscall.Kill(c.cmd.Process.Pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -348,6 +339,22 @@ func TestGracePeriodCutsFills(t *testing.T) {
 	c.get(t, narPath(cold)).wantBody(t, cold.File)
 }
 
+// uploadHalf sends half of a NAR of 12 MB, and the rest once goOn is closed.
+func (c *cache) uploadHalf(tb testing.TB, p nixtest.Package) (uploaded <-chan answer, goOn chan struct{}) {
+	tb.Helper()
+	half, goOn := newTripwire(6_000_000), make(chan struct{})
+	upload := make(chan answer, 1)
+	go func() {
+		a, err := c.try(tb, "PUT", narPath(p), p.File, basic(uploadToken), half.body(p.File), pauseAt(6_500_000, goOn))
+		if err != nil {
+			tb.Errorf("%s: %v", a.Request, err)
+		}
+		upload <- a
+	}()
+	await(tb, "half of an upload", half.tripped)
+	return upload, goOn
+}
+
 // TestReloadThereAndBack: a config that wants a directory back that an earlier one
 // had gets it at once, whoever still uses it.
 func TestReloadThereAndBack(t *testing.T) {
@@ -361,13 +368,7 @@ func TestReloadThereAndBack(t *testing.T) {
 	release := o.bucket.hold()
 	defer release()
 	s := c.open(t, narPath(cold), 1000)
-	half, goOn := newTripwire(6_000_000), make(chan struct{})
-	upload := make(chan answer, 1)
-	go func() {
-		a, _ := c.try(t, "PUT", narPath(pushed), pushed.File, basic(uploadToken), half.body(pushed.File), pauseAt(6_500_000, goOn))
-		upload <- a
-	}()
-	await(t, "half of an upload", half.tripped)
+	upload, goOn := c.uploadHalf(t, pushed)
 
 	for _, to := range []struct{ disk, priority string }{{c.dir + "/elsewhere", "7"}, {c.tierDir(), "8"}, {c.dir + "/elsewhere", "9"}, {c.tierDir(), "10"}} {
 		c.reload(t, site("http://localhost", cacheDirective(o, "disk "+to.disk+" 1GiB", "priority "+to.priority)))
